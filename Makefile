@@ -1,0 +1,43 @@
+# make run     everything, from rendered faces to a FaceMap (OUT=runs/demo PRESET=demo DATA=)
+# make test    lint and tests, the five notebooks among them
+# make lab     JupyterLab on the notebooks
+
+PYTHON ?= python3
+PRESET ?= demo
+OUT ?= runs/$(PRESET)
+DATA ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test lab clean
+
+run: $(VENV)/run.stamp
+	$(BIN)/labkit run --preset $(PRESET) --out $(OUT) $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/run.stamp
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "Python 3.10 or newer is needed: make run PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "the venv module is missing (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing (a few minutes the first time; PyTorch is about 5 GB on disk)"
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing (a few minutes the first time; PyTorch is about 5 GB on disk)"
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/run.stamp
+
+clean:
+	rm -rf $(VENV) runs
