@@ -1,0 +1,68 @@
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from labkit.errors import UserError
+from labkit.files import atomic_path, cache_dir, sha256, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as beside:
+        beside.write_text("half of the ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_full_disk_is_one_clear_line_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(UserError, match="no space left on device; free some space"):
+        with atomic_path(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "old"
+
+
+def test_a_kill_in_mid_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    script = (
+        "import os, signal\n"
+        "from labkit.files import atomic_path\n"
+        f"with atomic_path({str(path)!r}) as beside:\n"
+        "    beside.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    assert path.read_text() == "old"
+
+
+def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_written_files_can_be_read_by_others_as_the_umask_allows(tmp_path):
+    old = os.umask(0o022)
+    try:
+        write_text(tmp_path / "x", "")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_cache_folder_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("KSTAR_FACELAB_CACHE", str(tmp_path / "here"))
+    assert cache_dir() == tmp_path / "here"
+    assert cache_dir().is_dir()
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    write_text(tmp_path / "abc", "abc")  # the example of FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")

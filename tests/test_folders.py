@@ -1,0 +1,108 @@
+import os
+import time
+
+import numpy as np
+import pytest
+from conftest import make_faces
+
+from labkit.data import DataDirectory, FaceFolder, make_pairs
+from labkit.errors import UserError
+
+
+def names(folder):
+    return [folder.name(i) for i in range(len(folder))]
+
+
+def test_images_at_any_depth_upper_case_and_hangul_are_found_and_others_passed_over(tmp_path):
+    wanted = ["b/x.jpg", "b/deep/er/y.PNG", "a/한글.jpeg"]
+    for name in [*wanted, "b/.hidden.jpg", "b/notes.txt", ".cache/z.jpg", "at_the_root.jpg"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "nobody").mkdir()
+    folder = FaceFolder.scan(tmp_path)
+    assert folder.identities == ["a", "b"]
+    assert names(folder) == ["a/한글.jpeg", "b/deep/er/y.PNG", "b/x.jpg"]
+    assert folder.labels.tolist() == [0, 1, 1]
+    assert list(folder.indices_of(1)) == [1, 2]
+    assert folder.path(0) == tmp_path / "a/한글.jpeg"
+
+
+def test_a_cached_listing_is_read_back_and_noticed_when_stale(faces, tmp_path):
+    cache = tmp_path / "scan.npz"
+    first = FaceFolder.scan(faces, cache=cache)
+    again = FaceFolder.scan(faces, cache=cache)
+    assert names(again) == names(first) and np.array_equal(again.labels, first.labels)
+
+    time.sleep(0.01)
+    os.remove(first.path(0))
+    assert len(FaceFolder.scan(faces, cache=cache)) == len(first) - 1
+    make_faces(faces, 1, 1, seed=9)
+    assert len(FaceFolder.scan(faces, cache=cache)) == len(first)
+    assert len(FaceFolder.scan(faces, cache=cache, extensions=[".jpg"])) == len(first)
+    cache.write_bytes(b"not a listing")
+    assert len(FaceFolder.scan(faces, cache=cache)) == len(first)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "file"])
+def test_a_folder_without_faces_is_one_clear_line(tmp_path, kind):
+    path = tmp_path / kind
+    if kind == "empty":
+        path.mkdir()
+    if kind == "file":
+        path.write_text("")
+    message = {"missing": "does not exist", "empty": "holds no images", "file": "is a file"}[kind]
+    with pytest.raises(UserError, match=message):
+        FaceFolder.scan(path)
+
+
+def test_a_union_names_every_image_below_the_common_parent(tmp_path):
+    parts = [
+        FaceFolder.scan(make_faces(tmp_path / name, 3, 2, seed=seed))
+        for seed, name in enumerate(["train", "val"])
+    ]
+    both = FaceFolder.union(parts)
+    assert len(both.identities) == 6 and len(both) == 12
+    for i in range(len(both)):
+        assert both.path(i).is_file()
+        assert both.identities[both.labels[i]] == both.path(i).parent.name
+
+
+def test_a_union_refuses_an_identity_in_two_folders(tmp_path):
+    parts = [FaceFolder.scan(make_faces(tmp_path / name, 3, 2)) for name in ("train", "val")]
+    with pytest.raises(UserError, match="an identity is in two folders"):
+        FaceFolder.union(parts)
+
+
+def test_a_data_directory_in_order_passes(data_directory):
+    folders = DataDirectory(data_directory).check()
+    assert {name: len(folder) for name, folder in folders.items()} == {
+        "pretrain": 72,
+        "train": 60,
+        "val": 48,
+        "test": 48,
+    }
+
+
+def test_everything_wrong_with_a_data_directory_is_told_at_once(tmp_path):
+    make_faces(tmp_path / "train", 3, 2, seed=1)
+    make_faces(tmp_path / "val", 3, 2, seed=1)
+    make_faces(tmp_path / "test", 3, 2, seed=2)
+    (tmp_path / "test" / "ghost").mkdir()
+    make_pairs(FaceFolder.scan(tmp_path / "val")).write(tmp_path / "val_pairs.csv")
+    (tmp_path / "test_pairs.csv").write_text("1,id2000/000.jpg,id2000/nothere.jpg\n2,a/b.jpg,c/d\n")
+    with pytest.raises(UserError) as caught:
+        DataDirectory(tmp_path).check()
+    message = str(caught.value)
+    for part in (
+        "pretrain does not exist",
+        "test: no image in ghost",
+        "id1000, id1001, id1002 in both train/ and val/",
+        "id2000/nothere.jpg is not in",
+        "line 2: the label must be 1 or 0, found '2'",
+    ):
+        assert part in message
+
+
+def test_a_missing_data_directory_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        DataDirectory(tmp_path / "nowhere").check()

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from conftest import make_faces
+
+from labkit.data import FaceFolder, PairList, make_pairs
+from labkit.errors import UserError
+
+
+def test_pairs_survive_writing_and_reading(faces, tmp_path):
+    made = make_pairs(FaceFolder.scan(faces), per_image=4, seed=3)
+    made.write(tmp_path / "pairs.csv")
+    read = PairList.read(tmp_path / "pairs.csv", faces)
+    assert [read.name_pair(i) for i in range(len(read))] == [
+        made.name_pair(i) for i in range(len(made))
+    ]
+    assert np.array_equal(read.labels, made.labels)
+
+
+@pytest.mark.parametrize(("identities", "images"), [(12, 6), (2, 2), (40, 2), (3, 30)])
+def test_made_pairs_are_true_balanced_and_without_duplicates(tmp_path, identities, images):
+    folder = FaceFolder.scan(make_faces(tmp_path, identities, images, size=8))
+    made = make_pairs(folder, per_image=4, seed=1)
+    seen = {frozenset(made.name_pair(i)) for i in range(len(made))}
+    assert len(seen) == len(made) and all(len(pair) == 2 for pair in seen)
+    left, right = made.identities()
+    assert np.array_equal(left == right, made.labels == 1)
+    targets = int(made.labels.sum())
+    assert 0 < len(made) - targets <= targets
+
+
+def test_made_pairs_repeat_by_seed(faces):
+    folder = FaceFolder.scan(faces)
+
+    def listed(seed):
+        made = make_pairs(folder, seed=seed)
+        return [made.name_pair(i) for i in range(len(made))]
+
+    assert listed(1) == listed(1) != listed(2)
+
+
+def test_a_blind_list_has_no_labels(faces, tmp_path):
+    make_pairs(FaceFolder.scan(faces), labelled=False).write(tmp_path / "blind.csv")
+    assert (tmp_path / "blind.csv").read_text().splitlines()[0].count(",") == 1
+    assert PairList.read(tmp_path / "blind.csv", faces).labels is None
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("1,a/1.jpg", "expected three columns"),
+        ("1,a/1.jpg,a/2.jpg,a/3.jpg", "expected three columns"),
+        ("yes,a/1.jpg,a/2.jpg", "the label must be 1 or 0, found 'yes'"),
+        ("1,a/1.jpg,a/1.jpg", "is compared with itself"),
+        ("1,../secret.jpg,a/2.jpg", "not a path inside"),
+        ("1,/etc/passwd,a/2.jpg", "not a path inside"),
+        ("1,a\\1.jpg,a/2.jpg", "not a path inside"),
+        ("1,b/2.jpg,a/1.jpg", "with the other label on line 1"),
+        ("0,b/2.jpg,a/1.jpg", "already on line 1"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number_and_reason(tmp_path, line, complaint):
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"0,a/1.jpg,b/2.jpg\n{line}\n")
+    with pytest.raises(UserError) as caught:
+        PairList.read(path)
+    assert "line 2: " in str(caught.value) and complaint in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_all_bad_lines_are_counted_and_the_first_twenty_shown(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("1,a/1.jpg,a/2.jpg\n" + "x,y\n" * 30)
+    with pytest.raises(UserError, match="has 30 bad lines") as caught:
+        PairList.read(path)
+    assert str(caught.value).count("line ") == 20 and "and 10 more" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00bad", None])
+def test_an_empty_binary_or_missing_list_is_one_clear_line(tmp_path, content):
+    path = tmp_path / "pairs.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"pairs\.csv"):
+        PairList.read(path)
+
+
+def test_one_identity_or_single_images_cannot_make_pairs(tmp_path):
+    with pytest.raises(UserError, match="one identity"):
+        make_pairs(FaceFolder.scan(make_faces(tmp_path / "one", 1, 5)))
+    with pytest.raises(UserError, match="one image of each"):
+        make_pairs(FaceFolder.scan(make_faces(tmp_path / "single", 5, 1)))
