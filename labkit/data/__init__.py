@@ -1,0 +1,23 @@
+"""What is on disk, whether it is in order, and how it becomes batches."""
+
+from labkit.data.batches import IdentityBatchSampler, TrainingImages, train_loader
+from labkit.data.directory import DataDirectory
+from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder
+from labkit.data.images import centre_crop, decode_image, random_resized_crop
+from labkit.data.pairs import PairList, bad_lines, check_relative, make_pairs
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "DataDirectory",
+    "FaceFolder",
+    "IdentityBatchSampler",
+    "PairList",
+    "TrainingImages",
+    "bad_lines",
+    "centre_crop",
+    "check_relative",
+    "decode_image",
+    "make_pairs",
+    "random_resized_crop",
+    "train_loader",
+]
