@@ -1,0 +1,65 @@
+"""Which device a run uses, in which precision, and with how many processes."""
+
+import os
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+
+from labkit.errors import UserError
+
+
+def best_device(name: str | None = None) -> torch.device:
+    """The named device, or the best one there is: CUDA, Apple's MPS, CPU.
+
+    Raises UserError when the named device is not there.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"there is no device '{name}': use cpu, cuda, cuda:0 or mps") from None
+    there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
+    if not there.get(device.type, False):
+        raise UserError(f"this machine has no device '{name}': use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no GPU {device.index}: found {torch.cuda.device_count()}")
+    return device
+
+
+def mixed_precision(device: torch.device) -> str:
+    """The 16-bit type to compute in, in Accelerate's words: bf16 where the hardware has it.
+
+    A GPU without bf16 gets fp16, with loss scaling; a processor without it full precision.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "bf16"
+    return "no"
+
+
+def make_accelerator(device_name: str | None, *, mixed: bool, partly_frozen: bool) -> Accelerator:
+    """Accelerate's handle for this run: one process, or one of those that torchrun started.
+
+    partly_frozen: some parameters get no gradient for a while.
+    """
+    device = best_device(device_name)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # Accelerate keeps the device of the first run of a process; a notebook may change it.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=mixed_precision(device) if mixed else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly_frozen)],
+    )
+
+
+def default_workers(device: torch.device) -> int:
+    """Loader processes: up to 8 beside a GPU, none where training itself fills the cores."""
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -1,0 +1,41 @@
+"""Models, losses and schedules of the user's own, from a Python file."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from labkit.errors import UserError
+
+
+def load_plugin(path: str | Path) -> None:
+    """Run a Python file, so that what it registers can be chosen by name.
+
+    Raises UserError when the file is missing or fails; the message names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"the plugin {path} does not exist")
+    name = f"labkit_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"the plugin {path} must be a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(
+            f"the plugin {path} fails{_line_of(error, path)}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f" on line {error.lineno}"
+    lines = []
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f" on line {lines[-1]}" if lines else ""

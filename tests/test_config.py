@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+
+from labkit.config import PRESETS, TrainConfig, preset
+from labkit.errors import UserError
+
+
+def test_settings_survive_yaml(tmp_path):
+    config = TrainConfig(loss="triplet", lr=0.01, val_dir="v", val_list="p.csv", margin=0.2)
+    config.to_yaml(tmp_path / "config.yaml")
+    assert TrainConfig.from_yaml(tmp_path / "config.yaml") == config
+    assert TrainConfig.from_yaml(tmp_path / "config.yaml", lr=0.5).lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("bach_size: 3", "no setting 'bach_size': did you mean batch_size"),
+        ("- a\n- b", "must hold lines of the form"),
+        ("a: [1", "not valid YAML on line"),
+        ("batch_size: many", "batch_size must be a whole number, found 'many'"),
+        ("batch_size: 0", "batch_size must be 1 or more, found 0"),
+        ("lr: -1", "lr must be above 0"),
+        ("mirror: 1", "mirror must be true or false"),
+        ("margin: x", "margin must be a number or nothing"),
+        ("val_dir: x", "val_dir and val_list belong together"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(tmp_path, text, complaint):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=complaint) as caught:
+        TrainConfig.from_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_is_good_enough_for_a_number():
+    assert TrainConfig(lr=1, margin=0).lr == 1
+
+
+def test_the_paper_preset_is_the_recipe():
+    pretrain, finetune = PRESETS["paper"].pretrain, PRESETS["paper"].finetune
+    assert (pretrain.model, pretrain.embedding_size, pretrain.image_size) == (
+        "ThinResNet34",
+        512,
+        224,
+    )
+    assert (pretrain.loss, pretrain.margin, pretrain.scale) == ("amsoftmax", 0.1, 30)
+    assert (pretrain.optimizer, pretrain.lr, pretrain.lr_decay) == ("adam", 0.001, 0.9)
+    assert (pretrain.lr_step_epochs, pretrain.max_epoch, pretrain.batch_size) == (5, 70, 200)
+    assert pretrain.max_images_per_class == 100
+    assert (finetune.loss, finetune.images_per_class, finetune.lr) == ("angleproto", 2, 0.0005)
+    assert (finetune.scheduler, finetune.restart_epochs, finetune.min_lr) == (
+        "cosine_restart",
+        10,
+        1e-5,
+    )
+    assert finetune.max_epoch == 50 and 200 <= finetune.batch_size <= 250
+
+
+def test_every_preset_fills_its_batches():
+    for chosen in PRESETS.values():
+        assert chosen.pretrain.batch_size <= chosen.faces["world_identities"]
+        assert chosen.finetune.batch_size <= chosen.faces["train_identities"]
+        assert dataclasses.asdict(chosen.stage("pretrain", seed=5))["seed"] == 5
+
+
+def test_an_unknown_preset_is_one_clear_line():
+    with pytest.raises(UserError, match="choose one of smoke, demo, paper"):
+        preset("huge")

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_faces
+from PIL import Image
+
+from labkit.checkpoint import save_weights
+from labkit.data import FaceFolder, centre_crop
+from labkit.embed import Embedder
+from labkit.errors import UserError
+from labkit.models import InputSpec, build_model
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_weights(
+        path,
+        build_model("ThinResNet34", 16),
+        model_name="ThinResNet34",
+        embedding_size=16,
+        input_spec=InputSpec(image_size=48),
+    )
+    return Embedder(path, device="cpu", batch_size=4)
+
+
+def test_embeddings_are_the_networks_output_scaled_to_length_one(embedder):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8))
+    pixels = np.asarray(centre_crop(image, 48)) / 255
+    normalized = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    with torch.no_grad():
+        batch = torch.tensor(normalized, dtype=torch.float32).permute(2, 0, 1)[None]
+        expected = embedder.model(batch).numpy()
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(embedder([image]), expected, atol=1e-5)
+
+
+def test_all_ways_to_give_images_agree(embedder, tmp_path):
+    arrays = np.random.default_rng(1).integers(0, 255, (6, 70, 60, 3), np.uint8)
+    first = embedder(list(arrays))
+    assert first.shape == (6, 16) and first.dtype == np.float32
+    for same in (arrays, arrays.transpose(0, 3, 1, 2), torch.from_numpy(arrays)):
+        np.testing.assert_allclose(embedder(same), first, atol=1e-6)
+    paths = []
+    for i, array in enumerate(arrays):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(array).save(paths[-1])
+    np.testing.assert_allclose(embedder.files(paths), first, atol=1e-6)
+
+
+def test_files_come_back_in_their_order_whatever_the_batch_size(embedder, tmp_path):
+    folder = FaceFolder.scan(make_faces(tmp_path, 5, 5))
+    paths = [folder.path(i) for i in range(len(folder))]
+    together = embedder.files(paths)
+    for i in (0, 7, 24):
+        np.testing.assert_allclose(embedder.files([paths[i]])[0], together[i], atol=1e-5)
+
+
+def test_nothing_gives_nothing(embedder):
+    assert embedder([]).shape == embedder.files([]).shape == (0, 16)
+
+
+def test_bad_images_and_devices_are_one_clear_line(embedder, tmp_path):
+    with pytest.raises(UserError, match="must be uint8"):
+        embedder([np.zeros((4, 4, 3))])
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"bad\.jpg"):
+        embedder.files([tmp_path / "bad.jpg"])
+    with pytest.raises(UserError, match="no device"):
+        Embedder(embedder.weights_path, device="cuda:99")
+    with pytest.raises(UserError, match="no device 'quantum'"):
+        Embedder(embedder.weights_path, device="quantum")

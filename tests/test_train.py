@@ -1,0 +1,280 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_faces
+
+from labkit import train
+from labkit.checkpoint import RunFolder, load_weights, read_metrics
+from labkit.config import TrainConfig
+from labkit.errors import UserError
+from labkit.train import Stopped, fit
+
+
+@pytest.fixture
+def config(data_directory, tmp_path):
+    """A run of 4 epochs with 6 steps each, in seconds."""
+    return TrainConfig(
+        run_dir=str(tmp_path / "run"),
+        train_dir=str(data_directory / "pretrain"),
+        val_dir=str(data_directory / "val"),
+        val_list=str(data_directory / "val_pairs.csv"),
+        model="ThinResNet34",
+        embedding_size=16,
+        image_size=32,
+        margin=0.1,
+        scale=30.0,
+        batch_size=12,
+        mirror=True,
+        max_epoch=4,
+        device="cpu",
+    )
+
+
+def state_of(run_dir):
+    return RunFolder(run_dir).load_state()
+
+
+def same(a, b) -> bool:
+    """Bit-for-bit equality of nested states, times and speeds left out."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        keys = a.keys() - {"seconds", "images_per_second"}
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in keys)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
+    return a == b
+
+
+def test_training_lowers_the_loss_and_leaves_a_whole_run_folder(config):
+    result = fit(config)
+    rows = read_metrics(result.run_dir / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows] == [6, 12, 18, 24]
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+    assert result.best_val_eer == min(row["val_eer"] for row in rows)
+    assert rows[result.best_epoch - 1]["val_eer"] == result.best_val_eer
+    model, info = load_weights(result.last_weights)
+    saved = state_of(config.run_dir)["module"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[f"network.{name}"])
+    assert info.input.image_size == 32
+    assert not [p for p in result.run_dir.rglob("*partial*")]
+
+
+def test_a_finished_run_is_not_trained_again(config):
+    first = fit(replace(config, max_epoch=1))
+    before = state_of(config.run_dir)
+    again = fit(replace(config, max_epoch=1))
+    assert again == first and same(state_of(config.run_dir), before)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_run_stopped_in_mid_epoch_ends_bit_for_bit_like_one_never_stopped(
+    config, monkeypatch, optimizer
+):
+    config = replace(config, optimizer=optimizer, loss="triplet", images_per_class=2)
+    fit(replace(config, run_dir=config.run_dir + "-whole"))
+
+    original, calls = train.set_learning_rate, []
+
+    def stop_at_some_steps(*arguments):
+        calls.append(1)
+        if len(calls) in (2, 7):
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(*arguments)
+
+    monkeypatch.setattr(train, "set_learning_rate", stop_at_some_steps)
+    for _ in range(2):
+        with pytest.raises(Stopped, match="the same command goes on from here"):
+            fit(config)
+    fit(config)
+    assert same(state_of(config.run_dir), state_of(config.run_dir + "-whole"))
+
+
+def test_a_run_killed_hard_goes_on_and_ends_bit_for_bit_alike(config):
+    fit(replace(config, run_dir=config.run_dir + "-whole"))
+    config.to_yaml(config.run_dir + ".yaml")
+    script = textwrap.dedent(f"""
+        from labkit.config import TrainConfig
+        from labkit.train import fit
+        fit(TrainConfig.from_yaml({config.run_dir + ".yaml"!r}, checkpoint_minutes=0.0))
+    """)
+    state = RunFolder(config.run_dir).state_file
+    for wanted in (1, 2):
+        process = subprocess.Popen([sys.executable, "-c", script])
+        seen = set()
+        while process.poll() is None and len(seen) < 3 * wanted:
+            if state.exists():
+                seen.add(state.stat().st_mtime_ns)
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    fit(config)
+    assert same(state_of(config.run_dir), state_of(config.run_dir + "-whole"))
+
+
+def test_a_frozen_backbone_stays_as_it_was(config):
+    start = fit(replace(config, run_dir=config.run_dir + "-start", max_epoch=1)).last_weights
+    tuned = fit(
+        replace(config, initial_weights=str(start), freeze_epochs=1, max_epoch=1)
+    ).last_weights
+    before, after = load_weights(start)[0].state_dict(), load_weights(tuned)[0].state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_without_validation_the_last_epoch_counts_as_the_best(config):
+    result = fit(replace(config, val_dir=None, val_list=None, max_epoch=2))
+    assert result.best_val_eer is None and result.best_epoch == 2
+    assert read_metrics(result.run_dir / "metrics.csv")[0]["val_eer"] is None
+
+
+def test_validation_can_be_rarer_but_the_last_epoch_has_one(config):
+    rows = fit(replace(config, val_interval=3)).rows
+    assert [row["val_eer"] is not None for row in rows] == [False, False, True, True]
+
+
+def test_few_corrupt_images_are_skipped_and_named_and_many_stop_the_run(config, tmp_path, capsys):
+    root = make_faces(tmp_path / "faces", 12, 20)
+    config = replace(config, train_dir=str(root), max_epoch=1, val_dir=None, val_list=None)
+    images = sorted(root.rglob("*.jpg"))
+    images[7].write_bytes(b"broken")
+    result = fit(config)
+    assert result.unreadable == [images[7].relative_to(root).as_posix()]
+    assert result.unreadable[0] in capsys.readouterr().out
+
+    for path in images[20:24]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="more than 1 %"):
+        fit(replace(config, run_dir=config.run_dir + "2"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (dict(model="ThinResNet35"), "ThinResNet3"),
+        (dict(loss="amsoftmaxx"), "(?i)amsoftmax"),
+        (dict(optimizer="adamx"), "adam"),
+        (dict(scheduler="steplrx"), "steplr"),
+        (dict(num_classes=3), "12 identities, more than num_classes"),
+        (dict(batch_size=13), "set batch_size to 12"),
+        (dict(loss="triplet"), "set images_per_class"),
+        (dict(images_per_class=9), "0 with 9 images or more"),
+        (dict(train_dir="/nowhere"), "does not exist"),
+        (dict(device="cuda:77"), "no device|no GPU"),
+        (dict(initial_weights="/nowhere.safetensors"), "does not exist"),
+        (dict(plugin="/nowhere.py"), "does not exist"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_clear_line_before_training(config, changes, complaint):
+    with pytest.raises(UserError, match=complaint) as caught:
+        fit(replace(config, **changes))
+    assert "\n" not in str(caught.value)
+    assert not RunFolder(config.run_dir).state_file.exists()
+
+
+def test_one_identity_is_one_clear_line(config, tmp_path):
+    with pytest.raises(UserError, match="one identity"):
+        fit(replace(config, train_dir=str(make_faces(tmp_path / "one", 1, 9)), batch_size=1))
+
+
+def test_training_data_that_has_changed_is_noticed_on_resume(config, tmp_path):
+    root = make_faces(tmp_path / "faces", 12, 6)
+    config = replace(config, train_dir=str(root), max_epoch=1)
+    fit(config)
+    make_faces(root, 1, 6, seed=8)
+    with pytest.raises(UserError, match="has changed since this run began"):
+        fit(replace(config, max_epoch=2))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(config):
+    with pytest.raises(UserError, match="the loss became (nan|inf)"):
+        fit(replace(config, lr=1e30, optimizer="sgd"))
+
+
+def test_a_plugin_brings_a_loss_of_ones_own(config, tmp_path):
+    plugin = tmp_path / "my_losses.py"
+    plugin.write_text(
+        textwrap.dedent("""
+        import torch
+        from labkit.losses import EmbeddingLoss, LossOutput
+        from labkit.registry import LOSSES
+
+        @LOSSES.register("pull_together")
+        class PullTogether(EmbeddingLoss):
+            min_images_per_class = 2
+
+            def compute(self, embeddings, labels):
+                spread = (embeddings - embeddings.mean(dim=1, keepdim=True)).square().mean()
+                return LossOutput(spread, None)
+        """)
+    )
+    config = replace(config, plugin=str(plugin), loss="pull_together", images_per_class=2)
+    rows = fit(replace(config, max_epoch=2)).rows
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[0]["train_accuracy"] is None
+
+
+def test_a_plugin_that_fails_is_one_clear_line_with_its_line_number(config, tmp_path):
+    plugin = tmp_path / "broken.py"
+    plugin.write_text("x = 1\nraise RuntimeError('no')\n")
+    with pytest.raises(UserError, match=r"broken\.py fails on line 2: RuntimeError: no"):
+        fit(replace(config, plugin=str(plugin)))
+
+
+TWO_PROCESSES = """
+import sys
+from labkit.config import TrainConfig
+from labkit.train import fit
+fit(TrainConfig.from_yaml(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("loss", ["amsoftmax", "angleproto"])
+def test_two_processes_learn_what_one_learns(config, tmp_path, loss):
+    """The same batches, gradients and metrics, for a network without batch statistics."""
+    plugin = tmp_path / "plain_net.py"
+    plugin.write_text(
+        textwrap.dedent("""
+        import torch
+        from labkit.registry import MODELS
+
+        @MODELS.register("plain")
+        class Plain(torch.nn.Module):
+            def __init__(self, embedding_size):
+                super().__init__()
+                self.conv = torch.nn.Conv2d(3, 8, 5, stride=4)
+                self.fc = torch.nn.Linear(8 * 49, embedding_size)
+
+            def forward(self, images):
+                return self.fc(torch.tanh(self.conv(images)).flatten(1))
+        """)
+    )
+    script = tmp_path / "run.py"
+    script.write_text(TWO_PROCESSES)
+    per_class = 1 if loss == "amsoftmax" else 2
+    config = replace(
+        config, plugin=str(plugin), model="plain", loss=loss, images_per_class=per_class
+    )
+    config = replace(config, optimizer="sgd", lr=0.01, max_epoch=2)
+    fit(replace(config, run_dir=config.run_dir + "-one"))
+    config.to_yaml(tmp_path / "two.yaml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", "29871", str(script), str(tmp_path / "two.yaml")]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = state_of(config.run_dir + "-one"), state_of(config.run_dir)
+    for name, value in one["module"].items():
+        np.testing.assert_allclose(two["module"][name], value, rtol=1e-4, atol=1e-5)
+    for a, b in zip(one["position"]["rows"], two["position"]["rows"], strict=True):
+        assert (a["step"], a["lr"]) == (b["step"], b["lr"])
+        assert a["val_eer"] == pytest.approx(b["val_eer"], abs=0.5)
