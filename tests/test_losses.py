@@ -1,0 +1,475 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning import distances, reducers
+from pytorch_metric_learning import losses as oracle
+
+from labkit import losses
+from labkit.errors import UserError
+from labkit.losses import build_loss, needs_classes
+from labkit.registry import LOSSES
+
+CLASSES, SIZE = 7, 6
+
+
+def batch(identities=5, per_class=3, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(identities, per_class, SIZE, generator=g, dtype=torch.float64)
+    x += 1.5 * torch.randn(identities, 1, SIZE, generator=g, dtype=torch.float64)
+    labels = torch.randperm(CLASSES, generator=g)[:identities]
+    return x.to(dtype).requires_grad_(), labels
+
+
+# The slow loops: one number at a time, from the papers' formulas.
+
+
+def dot(a, b):
+    return sum(a[i] * b[i] for i in range(len(a)))
+
+
+def cos(a, b):
+    return dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())
+
+
+def squared_distance(a, b):
+    return sum((a[i] - b[i]) ** 2 for i in range(len(a)))
+
+
+def unit(a):
+    return a / dot(a, a).sqrt()
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def minus_log_softmax(scores, target):
+    return -(scores[target].exp() / sum(s.exp() for s in scores)).log()
+
+
+def images(x, labels):
+    return [(x[i, j], int(labels[i])) for i in range(len(x)) for j in range(x.shape[1])]
+
+
+def slow_softmax(x, labels, loss):
+    w, b = loss.fc.weight, loss.fc.bias
+    return mean(
+        [
+            minus_log_softmax([dot(w[k], e) + b[k] for k in range(CLASSES)], y)
+            for e, y in images(x, labels)
+        ]
+    )
+
+
+def slow_amsoftmax(x, labels, loss):
+    terms = []
+    for e, y in images(x, labels):
+        cosines = [cos(loss.weight[k], e) for k in range(CLASSES)]
+        cosines[y] = cosines[y] - loss.margin
+        terms.append(minus_log_softmax([loss.scale * c for c in cosines], y))
+    return mean(terms)
+
+
+def slow_aamsoftmax(x, labels, loss):
+    terms = []
+    for e, y in images(x, labels):
+        cosines = [cos(loss.weight[k], e) for k in range(CLASSES)]
+        angle = torch.acos(cosines[y])
+        if angle + loss.margin < math.pi:
+            cosines[y] = torch.cos(angle + loss.margin)
+        else:
+            cosines[y] = cosines[y] - loss.margin * math.sin(loss.margin)
+        terms.append(minus_log_softmax([loss.scale * c for c in cosines], y))
+    return mean(terms)
+
+
+def slow_triplet(x, labels, loss):
+    terms = []
+    for i in range(len(x)):
+        for j in range(1, x.shape[1]):
+            to_positive = squared_distance(unit(x[i, 0]), unit(x[i, j]))
+            others = [
+                squared_distance(unit(x[i, 0]), unit(e))
+                for e, y in images(x, labels)
+                if y != labels[i]
+            ]
+            if loss.mining == "hard":
+                to_negative = min(others)
+            else:
+                beyond = [d for d in others if d > to_positive]
+                to_negative = min(beyond) if beyond else max(others)
+            terms.append(torch.relu(to_positive - to_negative + loss.margin))
+    return mean(terms)
+
+
+def slow_prototypical(x, labels, loss):
+    prototypes = [mean([e for e in x[k, 1:]]) for k in range(len(x))]
+    return mean(
+        [
+            minus_log_softmax([-squared_distance(x[i, 0], c) for c in prototypes], i)
+            for i in range(len(x))
+        ]
+    )
+
+
+def slow_angular_prototypical(x, labels, loss):
+    prototypes = [mean([e for e in x[k, 1:]]) for k in range(len(x))]
+    return mean(
+        [
+            minus_log_softmax([loss.w * cos(x[i, 0], c) + loss.b for c in prototypes], i)
+            for i in range(len(x))
+        ]
+    )
+
+
+def slow_ge2e(x, labels, loss):
+    terms = []
+    for j in range(len(x)):
+        for i in range(x.shape[1]):
+            scores = []
+            for k in range(len(x)):
+                members = [unit(x[k, m]) for m in range(x.shape[1]) if (k, m) != (j, i)]
+                scores.append(loss.w * cos(unit(x[j, i]), mean(members)) + loss.b)
+            terms.append(minus_log_softmax(scores, j))
+    return mean(terms)
+
+
+def slow_softmax_prototypical(x, labels, loss):
+    return slow_softmax(x, labels, loss.softmax) + slow_angular_prototypical(
+        x, labels, loss.angleproto
+    )
+
+
+def slow_supcon(x, labels, loss):
+    z = [(unit(e), y) for e, y in images(x, labels)]
+    terms = []
+    for i, (zi, yi) in enumerate(z):
+        shares = sum(
+            (dot(zi, za) / loss.temperature).exp() for a, (za, _) in enumerate(z) if a != i
+        )
+        terms.append(
+            -mean(
+                [
+                    ((dot(zi, zp) / loss.temperature).exp() / shares).log()
+                    for p, (zp, yp) in enumerate(z)
+                    if p != i and yp == yi
+                ]
+            )
+        )
+    return mean(terms)
+
+
+CASES = {
+    "softmax": (lambda: losses.Softmax(SIZE, CLASSES), slow_softmax),
+    "amsoftmax": (lambda: losses.AMSoftmax(SIZE, CLASSES, 0.2, 12), slow_amsoftmax),
+    "aamsoftmax": (lambda: losses.AAMSoftmax(SIZE, CLASSES, 0.3, 12), slow_aamsoftmax),
+    "aamsoftmax, wide margin": (lambda: losses.AAMSoftmax(SIZE, CLASSES, 1.9, 3), slow_aamsoftmax),
+    "triplet, hard": (lambda: losses.Triplet(0.3, "hard"), slow_triplet),
+    "triplet, semihard": (lambda: losses.Triplet(0.3, "semihard"), slow_triplet),
+    "proto": (losses.Prototypical, slow_prototypical),
+    "angproto": (losses.AngularPrototypical, slow_angular_prototypical),
+    "angproto, other start": (
+        lambda: losses.AngularPrototypical(3.0, 1.0),
+        slow_angular_prototypical,
+    ),
+    "ge2e": (losses.GE2E, slow_ge2e),
+    "softmaxproto": (lambda: losses.SoftmaxPrototypical(SIZE, CLASSES), slow_softmax_prototypical),
+    "supcon": (lambda: losses.SupCon(0.2), slow_supcon),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("case", CASES)
+def test_value_and_gradients_equal_a_slow_loop_from_the_paper(case, dtype):
+    make, slow = CASES[case]
+    torch.manual_seed(1)
+    loss_function = make().to(dtype)
+    for per_class in (1, 2, 3):
+        if per_class < loss_function.min_images_per_class:
+            continue
+        x, labels = batch(4, per_class, dtype=dtype, seed=per_class)
+        inputs = [x, *loss_function.parameters()]
+        loss, accuracy = loss_function(x, labels)
+        expected = slow(x, labels, loss_function)
+        tolerance = (
+            {"rtol": 1e-9, "atol": 1e-11}
+            if dtype is torch.float64
+            else {
+                "rtol": 1e-4,
+                "atol": 2e-5,
+            }
+        )
+        assert loss.dtype == dtype and loss.shape == ()
+        torch.testing.assert_close(loss, expected, **tolerance)
+        got = torch.autograd.grad(loss, inputs)
+        want = torch.autograd.grad(expected, inputs)
+        for a, b in zip(got, want):
+            torch.testing.assert_close(a, b, **tolerance)
+        assert 0 <= accuracy <= 100 and not accuracy.requires_grad
+
+
+def test_every_registered_loss_is_compared_with_a_slow_loop():
+    assert {case.split(",")[0] for case in CASES} == set(LOSSES.names())
+
+
+def assert_same_with_gradient(ours, theirs, ours_leaves, theirs_leaves):
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+    ours.backward()
+    theirs.backward()
+    for a, b in zip(ours_leaves, theirs_leaves):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (
+            losses.AMSoftmax(SIZE, CLASSES, 0.35, 20),
+            oracle.CosFaceLoss(CLASSES, SIZE, margin=0.35, scale=20),
+        ),
+        (
+            losses.AAMSoftmax(SIZE, CLASSES, math.radians(28.6), 20),
+            oracle.ArcFaceLoss(CLASSES, SIZE, margin=28.6, scale=20),
+        ),
+    ],
+)
+def test_margin_losses_equal_pytorch_metric_learning(ours, theirs):
+    ours, theirs = ours.double(), theirs.double()
+    theirs.W.data.copy_(ours.weight.data.T)
+    x, labels = batch(6, 2)
+    y = x.detach().clone().requires_grad_()
+    ours(x, labels).loss.backward()
+    theirs(y.flatten(0, 1), labels.repeat_interleave(2)).backward()
+    torch.testing.assert_close(
+        ours(x, labels).loss, theirs(y.flatten(0, 1), labels.repeat_interleave(2))
+    )
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(ours.weight.grad, theirs.W.grad.T)
+
+
+def test_supcon_equals_pytorch_metric_learning():
+    x, labels = batch(6, 3)
+    y = x.detach().clone().requires_grad_()
+    theirs = oracle.SupConLoss(temperature=0.15)
+    assert_same_with_gradient(
+        losses.SupCon(0.15)(x, labels).loss,
+        theirs(y.flatten(0, 1), labels.repeat_interleave(3)),
+        [x],
+        [y],
+    )
+
+
+def test_triplet_equals_pytorch_metric_learning_on_the_same_triplets():
+    x, labels = batch(6, 2)
+    y = x.detach().clone().requires_grad_()
+    flat = y.flatten(0, 1)
+    table = torch.cdist(F.normalize(flat, dim=1), F.normalize(flat, dim=1)).detach()
+    table[labels.repeat_interleave(2)[:, None] == labels.repeat_interleave(2)] = torch.inf
+    anchors = torch.arange(0, 12, 2)
+    triplets = (anchors, anchors + 1, table[anchors].argmin(dim=1))
+    theirs = oracle.TripletMarginLoss(
+        margin=0.4, distance=distances.LpDistance(power=2), reducer=reducers.MeanReducer()
+    )
+    assert_same_with_gradient(
+        losses.Triplet(0.4, "hard")(x, labels).loss,
+        theirs(flat, labels.repeat_interleave(2), triplets),
+        [x],
+        [y],
+    )
+
+
+def test_angular_prototypical_of_two_images_is_the_n_pairs_loss_of_unit_vectors():
+    x, labels = batch(6, 2)
+    y = x.detach().clone().requires_grad_()
+    scaled = F.normalize(y, dim=2) * math.sqrt(10.0)
+    theirs = oracle.NPairsLoss(distance=distances.DotProductSimilarity(normalize_embeddings=False))
+    assert_same_with_gradient(
+        losses.AngularPrototypical()(x, labels).loss,
+        theirs(scaled.flatten(0, 1), labels.repeat_interleave(2)),
+        [x],
+        [y],
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_loss_is_computed_in_float32_under_autocast(name):
+    loss_function = build_loss(name, embedding_size=SIZE, num_classes=CLASSES)
+    x, labels = batch(4, 2, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = loss_function(x, labels).loss
+    torch.manual_seed(0)
+    full = loss_function(x.detach().float(), labels).loss
+    assert low.dtype == torch.float32
+    assert torch.equal(low, full)
+    low.backward()
+    assert x.grad.dtype == torch.bfloat16 and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_a_few_steps_down_the_gradient_separate_identities(name):
+    torch.manual_seed(0)
+    loss_function = build_loss(name, embedding_size=SIZE, num_classes=CLASSES, scale=10.0)
+    x, labels = batch(5, 2, dtype=torch.float32)
+    x = x.detach().requires_grad_()
+    optimizer = torch.optim.Adam([x, *loss_function.parameters()], lr=0.05)
+    before = loss_function(x, labels).loss.item()
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss, accuracy = loss_function(x, labels)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.6 * before
+    assert accuracy == 100
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_extreme_embeddings_give_finite_gradients(name):
+    loss_function = build_loss(name, embedding_size=SIZE, num_classes=CLASSES)
+    _, labels = batch(4, 2)
+    rows = {
+        "all alike": torch.ones(4, 2, SIZE),
+        "zero": torch.zeros(4, 2, SIZE),
+        "large": 1e3 * torch.eye(SIZE)[:4, None].repeat(1, 2, 1),
+    }
+    if name == "aamsoftmax":
+        rows["on their own vectors"] = loss_function.weight[labels][:, None].repeat(1, 2, 1)
+    for kind, x in rows.items():
+        x = x.detach().requires_grad_()
+        loss = loss_function(x, labels).loss
+        loss.backward()
+        assert loss.isfinite() and x.grad.isfinite().all(), kind
+
+
+def test_accuracy_counts_right_answers():
+    x = torch.eye(4)[:, None].repeat(1, 2, 1)
+    labels = torch.arange(4)
+    x[3, 0], x[3, 1] = x[0, 0], x[1, 1]
+    assert losses.AngularPrototypical()(x, labels).accuracy == 75
+    classifier = losses.AMSoftmax(4, 4, margin=0.9)
+    classifier.weight.data.copy_(torch.eye(4))
+    assert classifier(x, labels).accuracy == 75
+    # Identities 0 and 1 have an image of identity 3 as near as their own; 3's own is far.
+    assert losses.Triplet(mining="hard")(x, labels).accuracy == 25
+
+
+def test_random_triplets_use_every_negative_equally_often_and_follow_the_seed():
+    x, labels = batch(4, 2)
+    loss_function = losses.Triplet(mining="random")
+    other = (labels[:, None] != labels.repeat_interleave(2)[None, :]).repeat(500, 1)
+    nothing = torch.zeros(len(other))
+    torch.manual_seed(3)
+    chosen = loss_function._choose(nothing, nothing, other)
+    assert other.gather(1, chosen[:, None]).all()
+    for row in range(4):
+        counts = torch.bincount(chosen[row::4], minlength=8)[other[row]]
+        assert counts.sum() == 500 and counts.min() > 50
+    torch.manual_seed(3)
+    assert torch.equal(chosen, loss_function._choose(nothing, nothing, other))
+
+
+@pytest.mark.parametrize("loss_class", [losses.AngularPrototypical, losses.GE2E])
+def test_learned_scale_stays_positive_and_can_grow_again(loss_class):
+    loss_function = loss_class()
+    x, labels = batch(5, 3, dtype=torch.float32)
+    loss_function.w.data.fill_(-2.0)
+    loss = loss_function(x, labels).loss
+    assert loss.item() == pytest.approx(math.log(5), abs=1e-4)
+    loss.backward()
+    assert loss_function.w.grad < 0
+
+
+def test_order_of_identities_does_not_matter():
+    order = torch.tensor([3, 0, 4, 1, 2])
+    for name in LOSSES.names():
+        loss_function = build_loss(
+            name, embedding_size=SIZE, num_classes=CLASSES, mining="semihard"
+        ).double()
+        x, labels = batch(5, 3)
+        a, b = loss_function(x, labels), loss_function(x[order], labels[order])
+        torch.testing.assert_close(a.loss, b.loss)
+        torch.testing.assert_close(a.accuracy, b.accuracy)
+
+
+def test_settings_reach_the_losses_that_take_them():
+    loss_function = build_loss(
+        "ArcFace", embedding_size=SIZE, num_classes=3, margin=0.2, scale=7, temperature=1.0
+    )
+    assert isinstance(loss_function, losses.AAMSoftmax)
+    assert (loss_function.margin, loss_function.scale) == (0.2, 7)
+    assert loss_function.weight.shape == (3, SIZE)
+    assert isinstance(build_loss("angproto", embedding_size=SIZE), losses.AngularPrototypical)
+
+
+@pytest.mark.parametrize(
+    ("alias", "loss_class"),
+    [
+        ("softmax", losses.Softmax),
+        ("amsoftmax", losses.AMSoftmax),
+        ("ArcFace", losses.AAMSoftmax),
+        ("aamsoftmax", losses.AAMSoftmax),
+        ("triplet", losses.Triplet),
+        ("proto", losses.Prototypical),
+        ("prototypical", losses.Prototypical),
+        ("angproto", losses.AngularPrototypical),
+        ("angleproto", losses.AngularPrototypical),
+        ("ge2e", losses.GE2E),
+        ("softmaxproto", losses.SoftmaxPrototypical),
+        ("supcon", losses.SupCon),
+    ],
+)
+def test_names_of_the_field_are_known(alias, loss_class):
+    assert LOSSES.get(alias) is loss_class
+    assert needs_classes(alias) == loss_class.needs_classes
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("softmaxx", {}, "unknown loss 'softmaxx'; did you mean softmax"),
+        ("amsoftmax", {"marign": 1}, "no loss has a setting 'marign'; did you mean margin"),
+        ("amsoftmax", {"num_classes": None}, "needs the number of training identities"),
+        ("amsoftmax", {"num_classes": 1}, "at least 2 training identities, not 1"),
+        ("amsoftmax", {"margin": -0.1}, "margin must be 0 or more"),
+        ("amsoftmax", {"scale": 0}, "scale must be more than 0"),
+        ("aamsoftmax", {"margin": 28.6}, "an angle below pi"),
+        ("triplet", {"mining": "easy"}, "mining is one of random, semihard, hard"),
+        ("supcon", {"temperature": 0}, "temperature must be more than 0"),
+        ("angproto", {"init_w": -1}, "init_w must be more than 0"),
+        ("triplet", {"margin": math.nan}, "margin must be 0 or more"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        build_loss(name, **{"embedding_size": SIZE, "num_classes": 5, **settings})
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_bad_shapes_are_told_with_what_was_expected(name):
+    loss_function = build_loss(name, embedding_size=SIZE, num_classes=5)
+    with pytest.raises(ValueError, match="expected embeddings .*got \\(4, 6\\) and \\(4,\\)"):
+        loss_function(torch.zeros(4, SIZE), torch.arange(4))
+    with pytest.raises(ValueError, match="expected embeddings"):
+        loss_function(torch.zeros(4, 2, SIZE), torch.arange(3))
+    if loss_function.min_images_per_class == 2:
+        with pytest.raises(UserError, match="at least 2 images per class, not 1"):
+            loss_function(torch.zeros(4, 1, SIZE), torch.arange(4))
+        with pytest.raises(ValueError, match="at least 2 identities"):
+            loss_function(torch.zeros(1, 2, SIZE), torch.arange(1))
+
+
+def test_a_loss_of_ones_own_is_one_class():
+    @LOSSES.register("spread-test")
+    class Spread(losses.EmbeddingLoss):
+        def compute(self, embeddings, labels):
+            return losses.LossOutput(embeddings.var(dim=1, correction=0).sum(), None)
+
+    try:
+        loss_function = build_loss("spread_test", embedding_size=SIZE, margin=1.0)
+        loss, accuracy = loss_function(torch.ones(3, 2, SIZE), torch.arange(3))
+        assert loss == 0 and accuracy is None
+        assert not needs_classes("spread_test")
+    finally:
+        del LOSSES._entries["spreadtest"]

@@ -1,0 +1,470 @@
+import builtins
+import os
+import pickle
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from labkit.errors import UserError
+from labkit.models import (
+    InputSpec,
+    ThinResNet34,
+    ThinResNet50V2,
+    build_model,
+    count_parameters,
+    describe,
+    freeze_backbone,
+)
+from labkit.reference import SAME_LAYERS, load_reference_model
+from labkit.registry import MODELS
+
+THIN = {
+    "ThinResNet34": ((2, 3, 3, 3), (48, 96, 128, 256)),
+    "ThinResNet50": ((3, 4, 6, 3), (48, 96, 128, 256)),
+    "ThinResNet50V2": ((3, 4, 6, 3), (48, 96, 192, 384)),
+}
+IMPROVED = {"IResNet18": (2, 2, 2, 2), "IResNet34": (3, 4, 6, 3), "IResNet50": (3, 4, 14, 3)}
+
+
+def thin_parameters(blocks, channels, embedding_size):
+    """Counted layer by layer from the published structure."""
+    count = 3 * channels[0] * 49 + 2 * channels[0]
+    before = channels[0]
+    for stage, (n, c) in enumerate(zip(blocks, channels)):
+        for i in range(n):
+            count += 9 * before * c + 9 * c * c + 4 * c
+            count += c * (c // 8) + c // 8 + (c // 8) * c + c
+            if i == 0 and (stage > 0 or before != c):
+                count += before * c + 2 * c
+            before = c
+    return count + before * embedding_size + embedding_size
+
+
+def improved_parameters(blocks, embedding_size):
+    count, before = 27 * 64 + 3 * 64, 64
+    for n, c in zip(blocks, (64, 128, 256, 512)):
+        for i in range(n):
+            count += 2 * before + 9 * before * c + 9 * c * c + 5 * c
+            if i == 0:
+                count += before * c + 2 * c
+            before = c
+    return count + 1024 + 512 * 49 * embedding_size + 3 * embedding_size
+
+
+def test_thin_resnet34_has_the_published_number_of_parameters():
+    assert count_parameters(ThinResNet34(512)) == 4_897_776
+
+
+@pytest.mark.parametrize("name", THIN)
+@pytest.mark.parametrize("embedding_size", [64, 512])
+def test_thin_networks_have_the_parameters_of_their_structure(name, embedding_size):
+    with torch.device("meta"):
+        model = build_model(name, embedding_size)
+    assert count_parameters(model) == thin_parameters(*THIN[name], embedding_size)
+
+
+@pytest.mark.parametrize("name", IMPROVED)
+def test_improved_networks_have_the_parameters_of_their_structure(name):
+    with torch.device("meta"):
+        model = build_model(name, 256)
+    assert count_parameters(model) == improved_parameters(IMPROVED[name], 256)
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "ResNet34", "ResNet50"])
+def test_resnets_are_torchvisions_with_an_embedding_layer(name):
+    import torchvision
+
+    with torch.device("meta"):
+        ours = build_model(name, 99).state_dict()
+        theirs = getattr(torchvision.models, name.lower())(num_classes=99).state_dict()
+    assert [(k, v.shape) for k, v in ours.items()] == [(k, v.shape) for k, v in theirs.items()]
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_every_network_embeds_images_from_48_to_224_pixels(name):
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(name, 32)
+        for image_size in (48, 224):
+            assert model(torch.empty(2, 3, image_size, image_size)).shape == (2, 32)
+
+
+@pytest.mark.parametrize("name", ["ThinResNet34", "ResNet18", "IResNet18"])
+def test_gradients_reach_every_parameter(name):
+    torch.manual_seed(0)
+    model = build_model(name, 16)
+    model(torch.randn(2, 3, 48, 48)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+def test_networks_are_repeatable_from_a_seed():
+    torch.manual_seed(5)
+    a = build_model("ThinResNet34", 8).state_dict()
+    torch.manual_seed(5)
+    b = build_model("thinresnet_34", 8).state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [("ThinResNet50_V2", "ThinResNet50V2"), ("iResNet34", "IResNet34"), ("resnet18", "ResNet18")],
+)
+def test_the_reference_trainers_names_are_known(name, canonical):
+    assert MODELS.canonical(name) == canonical
+
+
+def test_bad_names_and_sizes_are_user_errors():
+    with pytest.raises(UserError, match="unknown model 'ThinResNet3'; did you mean ThinResNet34"):
+        build_model("ThinResNet3")
+    for size in (0, -3):
+        with pytest.raises(UserError, match="embedding_size must be 1 or more"):
+            build_model("ThinResNet34", size)
+    with pytest.raises(UserError, match="whole number"):
+        build_model("ThinResNet34", 51.2)
+
+
+def test_input_spec_defaults_to_imagenet_statistics_at_224():
+    spec = InputSpec()
+    assert (spec.image_size, spec.mean[0], spec.std[2]) == (224, 0.485, 0.225)
+
+
+def test_description_adds_up_and_leaves_the_model_alone():
+    model = ThinResNet34(512).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    table = describe(model, 64)
+    assert sum(stage.parameters for stage in table) == count_parameters(model)
+    assert [stage.name for stage in table] == [
+        "conv1 … maxpool",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+        "avgpool … fc",
+    ]
+    assert [stage.output_shape for stage in table] == [
+        (48, 16, 16),
+        (48, 16, 16),
+        (96, 8, 8),
+        (128, 4, 4),
+        (256, 2, 2),
+        (512,),
+    ]
+    assert table[0].multiply_adds == 3 * 49 * 48 * 32 * 32
+    gates = 2 * 2 * 48 * 6
+    assert table[1].multiply_adds == 4 * 9 * 48 * 48 * 16 * 16 + gates
+    assert table[-1].multiply_adds == 256 * 512
+    assert "4,897,776" in str(table) and len(str(table).splitlines()) == 8
+    after = model.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert model.training and model.bn1.training and not model._forward_hooks
+
+
+def test_frozen_backbone_learns_nothing_but_the_embedding_layer():
+    torch.manual_seed(0)
+    model = ThinResNet34(8)
+    images = torch.randn(4, 3, 48, 48)
+    assert freeze_backbone(model.train()) == count_parameters(model) - 256 * 8 - 8
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(images).square().sum().backward()
+    optimizer.step()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"fc.weight", "fc.bias"}
+    freeze_backbone(model, frozen=False)
+    assert all(p.requires_grad for p in model.parameters()) and model.bn1.training
+
+
+def test_freezing_keeps_what_is_fixed_by_design():
+    model = build_model("IResNet18", 8)
+    freeze_backbone(model)
+    freeze_backbone(model, frozen=False)
+    assert not model.features.weight.requires_grad and model.fc.weight.requires_grad
+
+
+def test_freezing_needs_an_embedding_layer():
+    with pytest.raises(UserError, match="no linear layer"):
+        freeze_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()))
+
+
+def test_a_model_of_ones_own_is_one_class():
+    @MODELS.register("tiny-test")
+    class Tiny(nn.Module):
+        def __init__(self, embedding_size):
+            super().__init__()
+            self.fc = nn.Linear(3, embedding_size)
+
+        def forward(self, images):
+            return self.fc(images.mean(dim=(2, 3)))
+
+    try:
+        assert build_model("tiny_test", 5)(torch.zeros(2, 3, 48, 48)).shape == (2, 5)
+    finally:
+        del MODELS._entries["tinytest"]
+
+
+def test_timm_models_ask_for_the_extra_when_it_is_missing(monkeypatch):
+    real = builtins.__import__
+
+    def without_timm(name, *args, **kwargs):
+        if name == "timm":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_timm)
+    with pytest.raises(UserError, match=r"timm:resnet18 needs the timm package; pip install"):
+        build_model("timm:resnet18")
+
+
+def test_timm_models_get_an_embedding_layer(monkeypatch):
+    fake = types.ModuleType("timm")
+    fake.is_model = lambda name: name == "mini"
+    fake.list_models = lambda: ["mini"]
+    fake.create_model = lambda name, num_classes: nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes)
+    )
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    assert build_model("timm:mini", 4)(torch.zeros(2, 3, 48, 48)).shape == (2, 4)
+    with pytest.raises(UserError, match="timm has no model 'minii'; some of its names: mini"):
+        build_model("timm:minii")
+
+
+# Checkpoints of the reference trainer.
+
+
+def reference_weights(blocks, channels, embedding_size, generator):
+    """Random weights under the reference trainer's key names, written out from its structure."""
+    weights = {}
+
+    def put(key, *shape):
+        weights[key] = 0.2 * torch.randn(*shape, generator=generator)
+
+    def put_norm(key, n):
+        put(key + ".weight", n)
+        put(key + ".bias", n)
+        put(key + ".running_mean", n)
+        weights[key + ".running_var"] = 0.5 + torch.rand(n, generator=generator)
+        weights[key + ".num_batches_tracked"] = torch.tensor(7)
+
+    put("conv1.weight", channels[0], 3, 7, 7)
+    put_norm("bn1", channels[0])
+    before = channels[0]
+    for stage, (n, c) in enumerate(zip(blocks, channels), start=1):
+        for i in range(n):
+            key = f"layer{stage}.{i}"
+            put(f"{key}.conv1.weight", c, before, 3, 3)
+            put_norm(f"{key}.bn1", c)
+            put(f"{key}.conv2.weight", c, c, 3, 3)
+            put_norm(f"{key}.bn2", c)
+            put(f"{key}.se.fc.0.weight", c // 8, c)
+            put(f"{key}.se.fc.0.bias", c // 8)
+            put(f"{key}.se.fc.2.weight", c, c // 8)
+            put(f"{key}.se.fc.2.bias", c)
+            if i == 0 and stage > 1:
+                put(f"{key}.downsample.0.weight", c, before, 1, 1)
+                put_norm(f"{key}.downsample.1", c)
+            before = c
+    put("fc.weight", embedding_size, before)
+    put("fc.bias", embedding_size)
+    return weights
+
+
+def reference_embedding(w, blocks, images):
+    """The published network on these weights, in PyTorch's functions alone."""
+
+    def norm(x, key):
+        return F.batch_norm(
+            x,
+            w[key + ".running_mean"],
+            w[key + ".running_var"],
+            w[key + ".weight"],
+            w[key + ".bias"],
+        )
+
+    x = F.conv2d(images, w["conv1.weight"], stride=2, padding=3)
+    x = F.max_pool2d(F.relu(norm(x, "bn1")), 3, stride=2, padding=1)
+    for stage, n in enumerate(blocks, start=1):
+        for i in range(n):
+            key, stride = f"layer{stage}.{i}", 2 if i == 0 and stage > 1 else 1
+            y = F.conv2d(x, w[f"{key}.conv1.weight"], stride=stride, padding=1)
+            y = norm(F.relu(y), f"{key}.bn1")
+            y = norm(F.conv2d(y, w[f"{key}.conv2.weight"], padding=1), f"{key}.bn2")
+            gate = F.linear(y.mean((2, 3)), w[f"{key}.se.fc.0.weight"], w[f"{key}.se.fc.0.bias"])
+            gate = F.linear(F.relu(gate), w[f"{key}.se.fc.2.weight"], w[f"{key}.se.fc.2.bias"])
+            y = y * torch.sigmoid(gate)[:, :, None, None]
+            if f"{key}.downsample.0.weight" in w:
+                x = F.conv2d(x, w[f"{key}.downsample.0.weight"], stride=stride)
+                x = norm(x, f"{key}.downsample.1")
+            x = F.relu(x + y)
+    return F.linear(x.mean((2, 3)), w["fc.weight"], w["fc.bias"])
+
+
+def write_checkpoint(path, weights, **extra):
+    torch.save({**{f"__S__.{k}": v for k, v in weights.items()}, **extra}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_reference_checkpoint_loads_whole_and_gives_the_same_embeddings(tmp_path, name):
+    blocks, channels = THIN[name]
+    generator = torch.Generator().manual_seed(1)
+    weights = reference_weights(blocks, channels, 40, generator)
+    path = write_checkpoint(
+        tmp_path / "model000000005.model", weights, **{"__L__.W": torch.ones(2)}
+    )
+    model = load_reference_model(path)
+    assert type(model).__name__ == name and not model.training
+    assert set(model.state_dict()) == set(weights)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        got, expected = model(images), reference_embedding(weights, blocks, images)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(got / expected.norm(), expected / expected.norm(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ThinResNet50V2", "ResNet18", "ResNet50", "IResNet50"])
+def test_the_network_in_a_checkpoint_is_found_by_its_layers(tmp_path, name, monkeypatch):
+    with torch.device("meta"):
+        shapes = build_model(name, 12).state_dict()
+    weights = {k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in shapes.items()}
+    monkeypatch.setattr("labkit.reference._network_weights", lambda path: weights)
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
+    model = load_reference_model(tmp_path / "any.model")
+    assert type(model).__name__ == name
+
+
+def test_every_built_in_network_can_come_from_the_reference_trainer():
+    built_in = [n for n in MODELS.names() if MODELS.get(n).__module__ == "labkit.models"]
+    assert sorted(SAME_LAYERS) == sorted(built_in)
+
+
+def test_checkpoints_saved_from_a_parallel_wrapper_load_too(tmp_path):
+    weights = ThinResNet50V2(8).state_dict()
+    torch.save({f"module.__S__.{k}": v for k, v in weights.items()}, tmp_path / "m.model")
+    assert type(load_reference_model(tmp_path / "m.model")) is ThinResNet50V2
+
+
+def test_another_networks_checkpoint_is_told_with_the_layer_that_differs(tmp_path):
+    path = write_checkpoint(tmp_path / "m.model", ThinResNet34(8).state_dict())
+    with pytest.raises(UserError, match=r"is no ThinResNet50: layer layer1.2.conv1.weight is miss"):
+        load_reference_model(path, "ThinResNet50")
+    larger = write_checkpoint(tmp_path / "l.model", build_model("ThinResNet50", 8).state_dict())
+    with pytest.raises(UserError, match=r"layer layer1.2.bn1.bias is one too many"):
+        load_reference_model(larger, "ThinResNet34")
+    with pytest.raises(UserError, match=r"layer layer3.0.conv1.weight is \(128, 96, 3, 3\), not"):
+        load_reference_model(larger, "ThinResNet50V2")
+    incomplete = ThinResNet34(8).state_dict()
+    del incomplete["layer3.1.bn2.running_var"]
+    path = write_checkpoint(tmp_path / "n.model", incomplete)
+    with pytest.raises(UserError, match="layer layer3.1.bn2.running_var is missing"):
+        load_reference_model(path, "ThinResNet34")
+    with pytest.raises(UserError, match="fits none of ThinResNet34, "):
+        load_reference_model(path)
+
+
+class RunsCode:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(tmp_path, zipped):
+    path = tmp_path / "evil.model"
+    state = {"__S__.fc.weight": torch.zeros(2, 2), "__L__.W": RunsCode(tmp_path / "ran")}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="refused, because it holds more than weights") as caught:
+        load_reference_model(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(pickle.dumps(RunsCode(tmp_path / "ran")))
+    with pytest.raises(UserError):
+        load_reference_model(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_whole_pickled_model_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "m.model")
+    with pytest.raises(UserError, match="refused, because it holds more than weights"):
+        load_reference_model(tmp_path / "m.model")
+
+
+def test_files_that_are_no_checkpoints_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="cannot be read: no such file"):
+        load_reference_model(tmp_path / "none.model")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_reference_model(tmp_path)
+    path = tmp_path / "m.model"
+    for content in (b"", b"just some text\n", b"PK\x03\x04 cut off", os.urandom(2000)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="not a PyTorch checkpoint"):
+            load_reference_model(path)
+    whole = write_checkpoint(tmp_path / "whole.model", ThinResNet34(8).state_dict()).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not a PyTorch checkpoint"):
+        load_reference_model(path)
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(UserError, match="holds no state dict but a Tensor"):
+        load_reference_model(path)
+    torch.save(ThinResNet34(8).state_dict(), path)
+    with pytest.raises(UserError, match="is no checkpoint of the reference trainer"):
+        load_reference_model(path)
+    write_checkpoint(path, {"conv1.weight": torch.zeros(3)})
+    with pytest.raises(UserError, match="no layer fc"):
+        load_reference_model(path)
+
+
+WRITE_WITH_REFERENCE = """
+import importlib, sys, types, torch
+sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
+sys.path.insert(0, sys.argv[1])
+file, out, size = sys.argv[2], sys.argv[3], int(sys.argv[4])
+torch.manual_seed(0)
+model = importlib.import_module("models." + file).MainModel(nOut=512)
+model.train()
+with torch.no_grad():
+    for _ in range(3):
+        model(torch.randn(4, 3, size, size))
+model.eval()
+holder = torch.nn.Module()
+holder.__setattr__("__S__", model)
+torch.save(holder.state_dict(), out)
+images = torch.randn(2, 3, size, size)
+torch.save({"images": images, "embeddings": model(images).detach()}, out + ".answer")
+"""
+
+
+@pytest.mark.skipif(
+    "REFERENCE_TRAINER" not in os.environ,
+    reason="set REFERENCE_TRAINER to a checkout of the reference trainer to compare with it",
+)
+@pytest.mark.parametrize(
+    ("file", "image_size"),
+    [
+        ("ThinResNet34", 224),
+        ("ThinResNet50", 112),
+        ("ThinResNet50_V2", 112),
+        ("ResNet18", 112),
+        ("ResNet34", 112),
+        ("iResNet34", 112),
+    ],
+)
+def test_the_reference_trainers_own_code_gives_the_same_embeddings(tmp_path, file, image_size):
+    out = str(tmp_path / "model000000001.model")
+    root = os.environ["REFERENCE_TRAINER"]
+    subprocess.run(
+        [sys.executable, "-c", WRITE_WITH_REFERENCE, root, file, out, str(image_size)], check=True
+    )
+    answer = torch.load(out + ".answer")
+    model = load_reference_model(out)
+    assert type(model).__name__ == MODELS.canonical(file)
+    with torch.no_grad():
+        got = model(answer["images"])
+    torch.testing.assert_close(got, answer["embeddings"], rtol=0, atol=1e-5)
