@@ -1,0 +1,36 @@
+"""Numbers from scores and labels: error rates, and how sure they are. NumPy alone."""
+
+from labkit.metrics.intervals import PairedDifference, bootstrap, bootstrap_ci, paired_difference
+from labkit.metrics.rates import (
+    auc,
+    check_scores,
+    det,
+    eer,
+    eer_threshold,
+    min_dcf,
+    rank_k,
+    reference_eer,
+    roc,
+    tar_at_far,
+    threshold_at_far,
+    threshold_at_frr,
+)
+
+__all__ = [
+    "PairedDifference",
+    "auc",
+    "bootstrap",
+    "bootstrap_ci",
+    "check_scores",
+    "det",
+    "eer",
+    "eer_threshold",
+    "min_dcf",
+    "paired_difference",
+    "rank_k",
+    "reference_eer",
+    "roc",
+    "tar_at_far",
+    "threshold_at_far",
+    "threshold_at_frr",
+]

@@ -1,0 +1,354 @@
+"""Scoring, score files and verification reports."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labkit import metrics
+from labkit.data import PairList
+from labkit.errors import UserError
+from labkit.evaluate import (
+    VerificationReport,
+    read_scores,
+    save_report,
+    score_embeddings,
+    score_pairs,
+    scoring,
+    write_scores,
+)
+
+NAMES = [f"star{k}/{i}.png" for k in range(8) for i in range(5)]
+
+
+class ColourEmbedder:
+    """Stands in for a network: embeds a picture by the colours of its left and right halves."""
+
+    batch_size = 7
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, images):
+        halves = [np.split(np.asarray(image, np.float32) - 100, 2, axis=1) for image in images]
+        rows = np.array([np.concatenate([h.mean((0, 1)) for h in pair]) for pair in halves])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def files(self, paths, *, desc="embedding"):
+        self.seen += [str(path) for path in paths]
+        return self([Image.open(path) for path in paths])
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Eight identities of five pictures, each a colour with noise."""
+    root = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 200, (8, 2, 3))
+    for name in NAMES:
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        halves = colours[int(name[4])] + rng.normal(size=(2, 3)) * 30
+        pixels = np.repeat(halves[None], 8, axis=0).repeat(4, axis=1)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+def all_pairs(labelled=True) -> PairList:
+    left, right = np.triu_indices(len(NAMES), 1)
+    same = [NAMES[a][:5] == NAMES[b][:5] for a, b in zip(left, right)]
+    return PairList.from_names(
+        [NAMES[a] for a in left], [NAMES[b] for b in right], same if labelled else None
+    )
+
+
+@pytest.fixture(scope="module")
+def scored(faces):
+    pairs = all_pairs()
+    return score_pairs(ColourEmbedder(), pairs, faces), pairs
+
+
+def test_each_image_is_embedded_once_and_scores_are_cosines(faces, scored):
+    embedder = ColourEmbedder()
+    scores, pairs = scored
+    np.testing.assert_array_equal(score_pairs(embedder, pairs, faces), scores)
+    assert sorted(embedder.seen) == sorted(str(faces / name) for name in NAMES)
+    for i in range(0, len(pairs), 97):
+        a, b = embedder([Image.open(faces / name) for name in pairs.name_pair(i)])
+        assert scores[i] == pytest.approx(float(a @ b), abs=1e-6)
+    assert scores.dtype == np.float32 and np.abs(scores).max() <= 1
+
+
+def test_flip_averages_the_embeddings_of_a_picture_and_its_mirror_image(faces):
+    embedder = ColourEmbedder()
+    pairs = PairList.from_names(NAMES[:20], NAMES[20:])
+    scores = score_pairs(embedder, pairs, faces, flip=True)
+    for i in range(len(pairs)):
+        both = []
+        for name in pairs.name_pair(i):
+            pixels = np.asarray(Image.open(faces / name))
+            both.append(embedder([pixels, pixels[:, ::-1]]).sum(0))
+        cosine = both[0] @ both[1] / np.linalg.norm(both[0]) / np.linalg.norm(both[1])
+        assert scores[i] == pytest.approx(cosine, abs=1e-6)
+
+
+def test_missing_images_are_named_before_anything_is_embedded(faces):
+    embedder = ColourEmbedder()
+    pairs = PairList.from_names([NAMES[0], NAMES[1]], ["star9/0.png", NAMES[2]])
+    with pytest.raises(UserError, match=r"1 of 4 images .* first star9/0.png"):
+        score_pairs(embedder, pairs, faces)
+    assert not embedder.seen
+
+
+@pytest.mark.parametrize(
+    "files, pairs", [(1, 0), (2, 1), (30, 50), (30, 900), (1100, 9), (1100, 2000)]
+)
+@pytest.mark.parametrize(("dense", "whole"), [(0.0, 0), (0.0, 2000), (1.0, 0)])
+def test_every_way_of_scoring_gives_the_same_cosines(monkeypatch, files, pairs, dense, whole):
+    monkeypatch.setattr(scoring, "TILE", 8)
+    monkeypatch.setattr(scoring, "BLOCK", 5)
+    monkeypatch.setattr(scoring, "DENSE", dense)
+    monkeypatch.setattr(scoring, "WHOLE", whole)
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(files, 6))
+    left, right = rng.integers(0, files, (2, pairs))
+    listed = PairList([f"{i:04d}" for i in range(files)], left, right, None)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    expected = np.array([unit[a] @ unit[b] for a, b in zip(left, right)])
+    for dtype in (np.float64, np.float32):
+        scores = score_embeddings(embeddings.astype(dtype), listed)
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        score_embeddings(embeddings.astype(np.float16), listed), expected, atol=5e-3
+    )
+
+
+def test_unusable_embeddings_are_named():
+    pairs = PairList.from_names(["a/1", "a/2"], ["b/1", "b/2"])
+    good = np.ones((4, 3))
+    with pytest.raises(UserError, match="4 files .* shape"):
+        score_embeddings(good[:3], pairs)
+    for bad in (0.0, np.nan, np.inf):
+        embeddings = good.copy()
+        embeddings[2] = bad
+        with pytest.raises(UserError, match="embedding of b/1"):
+            score_embeddings(embeddings, pairs)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_score_file_comes_back_exactly_as_it_was_written(tmp_path, scored, labelled):
+    scores, _ = scored
+    pairs = all_pairs(labelled)
+    write_scores(tmp_path / "scores.csv", scores, pairs)
+    back = read_scores(tmp_path / "scores.csv")
+    np.testing.assert_array_equal(back.scores.astype(np.float32), scores)
+    assert [back.pairs.name_pair(i) for i in range(len(back))] == [
+        pairs.name_pair(i) for i in range(len(pairs))
+    ]
+    if labelled:
+        np.testing.assert_array_equal(back.labels, pairs.labels)
+    else:
+        assert back.labels is None
+    columns = (tmp_path / "scores.csv").read_text().splitlines()[0].split(",")
+    assert columns[-2:] == list(pairs.name_pair(0)) and len(columns) == 3 + labelled
+
+
+def test_awkward_names_survive_a_score_file(tmp_path):
+    pairs = PairList.from_names(['a, "b"/1.jpg', "김/가.jpg"], ["c/1.jpg", "c/2.jpg"], [0, 1])
+    write_scores(tmp_path / "s.csv", np.array([0.25, 1e-30]), pairs)
+    back = read_scores(tmp_path / "s.csv")
+    assert [back.pairs.name_pair(i) for i in (0, 1)] == [pairs.name_pair(i) for i in (0, 1)]
+    assert list(back.scores) == [0.25, 1e-30]
+
+
+def test_wrong_scores_are_not_written(tmp_path):
+    pairs = PairList.from_names(["a/1"], ["b/1"])
+    with pytest.raises(UserError, match="2 scores for 1 pairs"):
+        write_scores(tmp_path / "s.csv", np.zeros(2), pairs)
+    with pytest.raises(UserError, match="score of a/1 and b/1 is nan"):
+        write_scores(tmp_path / "s.csv", np.array([np.nan]), pairs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_bad_lines_of_a_score_file_are_reported_at_once(tmp_path):
+    path = tmp_path / "scores.csv"
+    lines = [
+        ("0.5,1,a/1.jpg,a/2.jpg", None),
+        ("0.5,a/1.jpg,b/2.jpg", "expected 4 columns .* found 3"),
+        ("high,1,a/1.jpg,a/3.jpg", "score must be a finite number, found 'high'"),
+        ("nan,1,a/1.jpg,a/3.jpg", "found 'nan'"),
+        ("inf,1,a/1.jpg,a/3.jpg", "found 'inf'"),
+        ("1e999,1,a/1.jpg,a/3.jpg", "found '1e999'"),
+        ("1_0,1,a/1.jpg,a/3.jpg", "found '1_0'"),
+        ("0.5,2,a/1.jpg,a/3.jpg", "label must be 1 or 0, found '2'"),
+        ("0.5,1,../1.jpg,a/3.jpg", "not a path inside"),
+        ("0.5,1,/etc/passwd,a/3.jpg", "not a path inside"),
+        ("0.5,1,a/1.jpg,a/1.jpg", "compared with itself"),
+        ("0.9,1,a/2.jpg,a/1.jpg", "this pair is already on line 1"),
+        ("0.9,0,a/1.jpg,a/2.jpg", "this pair is with the other label on line 1"),
+    ]
+    path.write_text("\n".join(line for line, _ in lines) + "\n\n")
+    with pytest.raises(UserError) as error:
+        read_scores(path)
+    message = str(error.value)
+    assert f"{path} has 12 bad lines" in message and "\n" not in message
+    for number, (_, problem) in enumerate(lines, 1):
+        found = re.search(rf"line {number}: ([^;]*)", message)
+        assert (found is None) == (problem is None)
+        if problem:
+            assert re.search(problem, found[1])
+
+
+def test_only_the_first_twenty_bad_lines_are_shown(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("".join(f"bad,a/{i}.jpg,b/1.jpg\n" for i in range(100)))
+    with pytest.raises(UserError, match=r"100 bad lines.*line 20: .*and 80 more") as error:
+        read_scores(path)
+    assert "line 21:" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot read"), (b"", "holds no scores"), (b"\xff\xfe0.5", "not a UTF-8 CSV")],
+)
+def test_a_score_file_that_is_none(tmp_path, content, words):
+    path = tmp_path / "scores.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_scores(path)
+
+
+def test_labels_are_attached_whatever_the_order_of_lines_and_names(tmp_path, scored):
+    scores, pairs = scored
+    order = np.random.default_rng(0).permutation(len(pairs))
+    rows = []
+    for i in order:
+        names = pairs.name_pair(i)[:: (-1) ** int(i)]
+        rows.append(f"{scores[i]:.9g},{','.join(names)}\n")
+    (tmp_path / "hand_in.csv").write_text("".join(rows))
+    blind = read_scores(tmp_path / "hand_in.csv")
+    assert blind.labels is None
+    labelled = blind.with_labels(pairs)
+    np.testing.assert_array_equal(labelled.scores.astype(np.float32), scores)
+    assert labelled.labels is pairs.labels
+    assert metrics.eer(labelled.scores, labelled.labels) == metrics.eer(scores, pairs.labels)
+
+
+def test_labels_do_not_fit_other_pairs(tmp_path, scored):
+    scores, pairs = scored
+    write_scores(tmp_path / "s.csv", scores, pairs)
+    whole = read_scores(tmp_path / "s.csv")
+    part = PairList(pairs.files, pairs.left[3:], pairs.right[3:], pairs.labels[3:])
+    with pytest.raises(UserError, match="has 3 pairs .* that the labelled list lacks"):
+        whole.with_labels(part)
+    write_scores(tmp_path / "part.csv", scores[3:], part)
+    with pytest.raises(UserError, match="part.csv does not fit: it lacks 3 pairs"):
+        read_scores(tmp_path / "part.csv").with_labels(pairs)
+    flipped = PairList(pairs.files, pairs.left, pairs.right, 1 - pairs.labels)
+    with pytest.raises(UserError, match="another label for 780 pairs"):
+        whole.with_labels(flipped)
+    with pytest.raises(UserError, match="is blind itself"):
+        whole.with_labels(all_pairs(labelled=False))
+    strangers = PairList.from_names(["x/1"], ["y/1"], [0])
+    with pytest.raises(UserError, match="lacks 1 pair .*and has 780 pairs"):
+        whole.with_labels(strangers)
+
+
+@pytest.fixture(scope="module")
+def report(scored):
+    return VerificationReport.from_scores(*scored, name="colours", bootstrap=60)
+
+
+def test_a_report_holds_the_metrics_of_its_list(report, scored):
+    scores, pairs = scored
+    labels = pairs.labels
+    assert report.eer == metrics.eer(scores, labels) > 0
+    assert report.reference_eer == metrics.reference_eer(scores, labels)
+    assert report.tar_at_far[0.01] == metrics.tar_at_far(scores, labels, [0.01])[0]
+    assert report.min_dcf == metrics.min_dcf(scores, labels)
+    assert report.eer_low < report.eer < report.eer_high
+    assert (report.targets, report.imposters) == (8 * 10, 780 - 80)
+    assert (report.images, len(report.identities.names)) == (40, 8)
+    _, left, right = (None, *pairs.identities())
+    expected = metrics.bootstrap_ci(scores, labels, left, right, samples=60)
+    assert (report.eer_low, report.eer_high) == pytest.approx(expected)
+    assert f"{report.eer:.2f} %" in report.summary() and "colours" in report.summary()
+
+
+def test_the_hardest_pairs_are_the_lowest_targets_and_the_highest_imposters(report, scored):
+    scores, pairs = scored
+    by_hand = sorted((s, i) for i, s in enumerate(scores) if pairs.labels[i] == 1)
+    assert [i for _, i in by_hand[:12]] == list(report.hardest_targets)
+    by_hand = sorted((s, i) for i, s in enumerate(scores) if pairs.labels[i] == 0)
+    assert [i for _, i in by_hand[::-1][:12]] == list(report.hardest_imposters)
+
+
+def test_errors_by_identity_are_those_of_the_pairs_with_that_person(report, scored):
+    scores, pairs = scored
+    left, right = pairs.identities()
+    for k, name in enumerate(report.identities.names):
+        own = (left == name) | (right == name)
+        targets, imposters = own & (pairs.labels == 1), own & (pairs.labels == 0)
+        errors = report.identities
+        assert (errors.targets[k], errors.imposters[k]) == (targets.sum(), imposters.sum())
+        assert errors.eer[k] == metrics.eer(scores[own], pairs.labels[own])
+        assert errors.frr[k] == pytest.approx(np.mean(scores[targets] < report.threshold))
+        assert errors.far[k] == pytest.approx(np.mean(scores[imposters] >= report.threshold))
+    hardest = report.identities.hardest(3)
+    assert errors.eer[hardest[0]] == errors.eer.max()
+
+
+def test_an_identity_without_target_pairs_has_no_eer():
+    pairs = PairList.from_names(["a/1", "a/1"], ["a/2", "b/1"], [1, 0])
+    errors = VerificationReport.from_scores([0.9, 0.1], pairs, bootstrap=0).identities
+    assert errors.eer[0] == 0 and np.isnan(errors.eer[1]) and np.isnan(errors.frr[1])
+    assert list(errors.hardest()) == [0]
+
+
+def test_a_blind_list_gives_no_report():
+    pairs = PairList.from_names(["a/1"], ["b/1"])
+    with pytest.raises(UserError, match="blind"):
+        VerificationReport.from_scores([0.5], pairs)
+
+
+def test_a_saved_report_stands_alone(tmp_path, report, faces):
+    paths = report.save(tmp_path / "report", root=faces)
+    figures = {"det", "roc", "scores", "identities", "hardest_targets", "hardest_imposters"}
+    assert set(paths) == figures | {"summary", "pdf", "html"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        path.name for path in paths.values()
+    }
+    for name in figures:
+        with Image.open(paths[name]) as image:
+            image.verify()
+    assert paths["pdf"].read_bytes().startswith(b"%PDF")
+    page = paths["html"].read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == len(figures)
+    assert not re.search(r"(src|href)=[\"'](?!data:)|@import|url\(", page)
+    assert f"{report.eer:.2f}" in page
+    summary = json.loads(paths["summary"].read_text())
+    assert summary["systems"][0]["eer"] == report.eer
+    assert summary["comparisons"] == []
+
+
+def test_several_systems_share_one_report_and_are_compared(tmp_path, report, scored):
+    scores, pairs = scored
+    noise = np.random.default_rng(0).normal(size=len(scores)) * 0.5
+    worse = VerificationReport.from_scores(
+        scores + noise, pairs, name="<i>noisy</i> & $slow$", bootstrap=60
+    )
+    paths = save_report([worse, report], tmp_path, title="Two <systems>")
+    page = paths["html"].read_text(encoding="utf-8")
+    assert "<i>noisy" not in page and "&lt;i&gt;noisy&lt;/i&gt; &amp; $slow$" in page
+    assert "colours is better than" in page and "Two &lt;systems&gt;" in page
+    (comparison,) = json.loads(paths["summary"].read_text())["comparisons"]
+    assert comparison["name_a"] == worse.name and comparison["name_b"] == "colours"
+    assert comparison["difference"] == pytest.approx(report.eer - worse.eer)
+    assert comparison["low"] <= comparison["difference"] <= comparison["high"] < 0
+    with pytest.raises(UserError, match="one name"):
+        save_report([report, report], tmp_path)
+    with pytest.raises(UserError, match="no report"):
+        save_report([], tmp_path)

@@ -1,0 +1,261 @@
+"""Figures: what they show, that any fair input can be drawn, that they leave no trace."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.stats import norm
+
+from labkit import metrics, plots
+from labkit.data import FaceFolder, PairList
+from labkit.errors import UserError
+from labkit.evaluate import VerificationReport
+from labkit.plots import style
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faces")
+    for k, name in enumerate(["star one", "김지수", "$x_2$ & co"]):
+        (root / name).mkdir()
+        for i in range(3):
+            size = (30 + 10 * i, 40)
+            Image.new("RGB", size, (80 * k, 60 * i, 120)).save(root / name / f"{i}.jpg")
+    return FaceFolder.scan(root)
+
+
+def scores_and_labels(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    return rng.normal(size=n) + 2 * labels, labels
+
+
+def drawn(figure) -> np.ndarray:
+    """The pixels of a figure; raises on anything that matplotlib cannot draw."""
+    assert isinstance(figure, Figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=40)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def words(figure) -> str:
+    return " | ".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+def test_figures_leave_no_trace_in_matplotlib(faces):
+    before = dict(matplotlib.rcParams)
+    plots.face_sheet(faces)
+    plots.margin_figure()
+    plots.det_curve({"a": scores_and_labels()})
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+def test_a_figure_shows_itself_as_a_png_in_a_notebook():
+    figure = plots.score_histogram(*scores_and_labels())
+    with Image.open(io.BytesIO(figure._repr_png_())) as image:
+        assert image.format == "PNG" and 600 < image.width < 1400
+
+
+def test_a_face_sheet_names_the_people_and_is_repeatable(faces):
+    figure = plots.face_sheet(faces, identities=10, images=2, size=32)
+    assert drawn(figure).std() > 10
+    assert "star one" in words(figure) and "$x_2$ & co" in words(figure)
+    again = plots.face_sheet(faces, identities=10, images=2, size=32)
+    np.testing.assert_array_equal(drawn(figure), drawn(again))
+
+
+def test_thumbnails_from_every_kind_of_picture():
+    array = np.zeros((20, 10, 3), np.uint8)
+    array[..., 0] = 200
+    kinds = [
+        array,
+        array.transpose(2, 0, 1),
+        torch.from_numpy(array).permute(2, 0, 1),
+        torch.from_numpy(array).permute(2, 0, 1).float() / 255,
+        Image.fromarray(array),
+    ]
+    for picture in kinds:
+        tile = plots.thumbnail(picture, 16)
+        assert tile.shape == (16, 16, 3) and tile.dtype == np.uint8
+        assert tuple(tile[8, 8]) == (200, 0, 0) and tuple(tile[8, 0]) == (255, 255, 255)
+    assert plots.thumbnail(np.zeros((9, 9)), 16).max() == 0
+    with pytest.raises(UserError, match="picture of shape"):
+        plots.thumbnail(np.zeros((4, 5, 6)), 16)
+
+
+def test_a_picture_that_cannot_be_read_leaves_a_grey_square(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    for name in ("broken.jpg", "missing.jpg"):
+        assert (plots.thumbnail(tmp_path / name, 8) == 200).all()
+
+
+def test_image_grids(faces):
+    batch = np.random.default_rng(0).integers(0, 256, (5, 3, 24, 24), dtype=np.uint8)
+    assert drawn(plots.image_grid(batch, 3)).std() > 10
+    figure = plots.image_grid(torch.from_numpy(batch), 3, titles=["a", "b$", 3, 4, "김"])
+    assert "b$" in words(figure)
+    drawn(figure)
+    drawn(plots.image_grid([faces.path(0), faces.path(1)]))
+    with pytest.raises(UserError, match="no images"):
+        plots.image_grid([])
+    with pytest.raises(UserError, match="1 titles for 5 images"):
+        plots.image_grid(batch, titles=["a"])
+
+
+def test_pair_sheets_show_scores_names_and_kinds(faces):
+    pairs = PairList.from_names(
+        ["star one/0.jpg", "star one/0.jpg"], ["star one/1.jpg", "$x_2$ & co/0.jpg"], [1, 0]
+    )
+    figure = plots.pair_sheet(pairs, np.array([0.125, 0.75]), [1, 0], faces.root, "Pairs")
+    for expected in ("0.125", "0.750", "same person", "two people", "$x_2$ & co/0.jpg", "Pairs"):
+        assert expected in words(figure)
+    drawn(figure)
+    blind = PairList(pairs.files, pairs.left, pairs.right, None)
+    assert "not labelled" in words(plots.pair_sheet(blind, np.zeros(2), [0], faces.root))
+    with pytest.raises(UserError, match="no pairs"):
+        plots.pair_sheet(pairs, np.zeros(2), [], faces.root)
+
+
+def test_the_margin_figure_draws_the_loss_it_explains():
+    figure = plots.margin_figure(margins=(0.0, 0.2), scale=15.0)
+    logits, probability, _ = figure.axes
+    line = logits.lines[1]
+    at_60 = int(np.argmin(np.abs(line.get_xdata() - 60)))
+    assert line.get_ydata()[at_60] == pytest.approx(15 * (0.5 - 0.2))
+    # With the other class at the same angle, the logits 15 * 0.3 and 15 * 0.5 remain.
+    expected = np.exp(15 * 0.3) / (np.exp(15 * 0.3) + np.exp(15 * 0.5))
+    assert probability.lines[1].get_ydata()[at_60] == pytest.approx(expected)
+    drawn(figure)
+
+
+def test_the_gap_between_classes_grows_with_the_margin():
+    circle = plots.margin_figure(margins=(0.0, 0.1, 0.3)).axes[2]
+    rings = [line for line in circle.lines if len(line.get_xdata()) > 100]
+    shares = [np.isfinite(rings[i].get_xdata()).mean() for i in (0, 2, 4)]
+    assert shares[0] == pytest.approx(0.5, abs=0.01)
+    assert shares[0] > shares[1] > shares[2] > 0.2
+
+
+def write_log(folder, rows):
+    folder.mkdir(parents=True)
+    head = "epoch,step,lr,train_loss,train_accuracy,val_eer,images_per_second,seconds\n"
+    (folder / "metrics.csv").write_text(head + "".join(rows))
+    return folder
+
+
+def test_training_curves_skip_epochs_without_validation(tmp_path):
+    run = write_log(
+        tmp_path / "run",
+        ["1,10,0.1,2.5,10,,99,1\n", "2,20,0.1,2,20,30.5,99,1\n", "3,30,0.05,1,,,9,1"],
+    )
+    figure = plots.training_curves(run)
+    loss, accuracy, _, eer = figure.axes
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), [2.5, 2, 1])
+    np.testing.assert_array_equal(accuracy.lines[0].get_xdata(), [1, 2])
+    np.testing.assert_array_equal(eer.lines[0].get_xydata(), [[2, 30.5]])
+    assert "30.50 %" in words(figure)
+    drawn(figure)
+
+
+def test_training_curves_of_several_runs_have_different_names(tmp_path):
+    a = write_log(tmp_path / "a" / "run", ["1,10,0.1,2.5,10,,99,1\n"])
+    b = write_log(tmp_path / "b" / "run", ["1,10,0.1,2.5,10,,99,1\n"])
+    figure = plots.training_curves([a, b / "metrics.csv"])
+    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert len(set(labels)) == 2
+    assert "not measured" in words(figure)
+    figure = plots.training_curves({"first": a, "second": b})
+    assert "first" in words(figure) and "second" in words(figure)
+
+
+def test_a_missing_or_empty_training_log_is_named(tmp_path):
+    with pytest.raises(UserError, match="no training log"):
+        plots.training_curves(tmp_path)
+    with pytest.raises(UserError, match="no epochs"):
+        plots.training_curves(write_log(tmp_path / "run", []))
+
+
+def test_score_histograms_add_up_and_name_the_rates():
+    scores, labels = scores_and_labels()
+    figure = plots.score_histogram(scores, labels, threshold=1.0)
+    for patch in figure.axes[0].patches:
+        assert patch.get_data().values.sum() == pytest.approx(100)
+    far, frr = 100 * np.mean(scores[labels == 0] >= 1), 100 * np.mean(scores[labels == 1] < 1)
+    assert f"{far:.2f} % of imposters" in words(figure)
+    assert f"{frr:.2f} % of targets" in words(figure)
+
+
+def test_det_and_roc_pass_through_the_points_of_the_curve():
+    scores, labels = scores_and_labels()
+    figure = plots.det_curve({"one": (scores, labels), "$two$": scores_and_labels(100, 1)})
+    far, frr, _ = metrics.det(scores, labels)
+    inside = (far > 0) & (frr > 0)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), norm.ppf(far[inside]))
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), norm.ppf(frr[inside]))
+    assert f"one: EER {metrics.eer(scores, labels):.2f} %" in words(figure)
+    drawn(figure)
+    figure = plots.roc_curve({"one": (scores, labels)})
+    far, tar, _ = metrics.roc(scores, labels)
+    line = figure.axes[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), 100 * tar)
+    drawn(figure)
+
+
+def test_long_curves_are_thinned_but_keep_their_shape():
+    scores, labels = scores_and_labels(200_000)
+    line = plots.roc_curve({"a": (scores, labels)}).axes[0].lines[0]
+    assert len(line.get_xdata()) <= 4001
+    far, tar, _ = metrics.roc(scores, labels)
+    drawn_tar = np.interp(0.01, line.get_xdata() / 100, line.get_ydata() / 100)
+    assert drawn_tar == pytest.approx(np.interp(0.01, far, tar), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [
+        ([0.1, 0.9], [0, 1]),
+        ([0.9, 0.1], [0, 1]),
+        ([0.5, 0.5, 0.5], [0, 1, 1]),
+        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]),
+    ],
+)
+def test_curves_of_extreme_lists_can_be_drawn(scores, labels):
+    drawn(plots.det_curve({"system": (scores, labels)}))
+    drawn(plots.roc_curve({"system": (scores, labels)}))
+    drawn(plots.score_histogram(scores, labels, metrics.eer_threshold(scores, labels)))
+
+
+def test_nothing_to_plot_is_an_error():
+    for draw in (plots.det_curve, plots.roc_curve):
+        with pytest.raises(UserError, match="no system"):
+            draw({})
+
+
+def test_who_is_hard_is_shown_hardest_first():
+    names = [f"p{k:02d}/{i}" for k in range(30) for i in range(3)]
+    left, right = np.triu_indices(len(names), 1)
+    labels = (left // 3 == right // 3).astype(np.int8)
+    rng = np.random.default_rng(0)
+    pairs = PairList(names, left, right, labels)
+    scores = rng.normal(size=len(left)) + labels
+    report = VerificationReport.from_scores(scores, pairs, bootstrap=0)
+    figure = plots.identity_eer(report, most=10)
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    order = np.argsort(-report.identities.eer, kind="stable")[:10]
+    assert shown == [report.identities.names[k] for k in order]
+    assert "All 30 people" in words(figure)
+
+
+def test_hangul_without_a_korean_font_is_spelt_in_latin_letters(monkeypatch):
+    monkeypatch.setattr(style, "_families", lambda: ("DejaVu Sans",))
+    assert style.text("김지수") == "gimjisu"
+    assert style.text("한글 é 漢\n") == "hangeul é ??"
+    assert style.text("abcdefghij", 5) == "ab…ij"
+    monkeypatch.setattr(style, "_families", lambda: ("DejaVu Sans", "NanumGothic"))
+    assert style.text("김지수") == "김지수"
