@@ -1,0 +1,20 @@
+"""Maps on which similar faces lie near each other: layouts, grid, poster, interactive page."""
+
+from labkit.facemap.grid import to_grid
+from labkit.facemap.layouts import METHODS, faithfulness, layout, place
+from labkit.facemap.page import notebook_view, to_html
+from labkit.facemap.poster import describe, map_figure, poster, save_poster
+
+__all__ = [
+    "METHODS",
+    "describe",
+    "faithfulness",
+    "layout",
+    "map_figure",
+    "notebook_view",
+    "place",
+    "poster",
+    "save_poster",
+    "to_grid",
+    "to_html",
+]

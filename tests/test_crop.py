@@ -1,0 +1,229 @@
+import io
+import struct
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labkit import crop
+from labkit.crop import Face, crop_face, find_faces, largest_face, only_face, read_photo
+from labkit.errors import UserError
+
+GREY = (128, 128, 128)
+
+
+def encoded(image, kind="JPEG", **settings) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def gradient(width=60, height=40) -> Image.Image:
+    across, down = np.meshgrid(np.arange(width) * 4, np.arange(height) * 6)
+    return Image.fromarray(np.stack([across, down, across // 2], axis=2).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> Image.Image:
+    data = pytest.importorskip("skimage.data")
+    return Image.fromarray(data.astronaut())
+
+
+# Read off the picture by eye.
+ASTRONAUT_FACE_CENTRE, ASTRONAUT_EYES = (224, 122), ((207, 110), (241, 110))
+
+
+def test_exif_rotation_is_honoured():
+    photo = gradient()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees to look at it
+    turned = read_photo(encoded(photo, quality=100, subsampling=0, exif=exif))
+    wanted = np.asarray(photo.transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert turned.size == (40, 60)
+    assert np.abs(np.asarray(turned).astype(int) - wanted).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_common_formats_are_read_from_bytes_and_paths(kind, tmp_path):
+    settings = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(gradient(), kind, **settings)
+    path = tmp_path / f"photo.{kind.lower()}"
+    path.write_bytes(data)
+    for source in (data, path, str(path)):
+        assert np.array_equal(np.asarray(read_photo(source)), np.asarray(gradient()))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "LA", "I;16"])
+def test_every_colour_mode_becomes_rgb(mode):
+    if mode == "I;16":
+        photo = Image.fromarray(np.full((20, 30), 32768, dtype=np.uint16))
+    else:
+        photo = Image.new("RGB", (30, 20), GREY).convert(mode)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    read = read_photo(encoded(photo, kind))
+    assert read.mode == "RGB" and read.size == (30, 20)
+    if mode in ("L", "I;16"):
+        assert abs(read.getpixel((5, 5))[0] - 128) <= 1
+
+
+def test_transparent_parts_become_grey():
+    assert read_photo(encoded(Image.new("RGBA", (8, 8)), "PNG")).getpixel((4, 4)) == GREY
+
+
+def test_a_pil_image_is_not_changed():
+    photo = gradient()
+    read_photo(photo).putpixel((0, 0), (9, 9, 9))
+    assert photo.getpixel((0, 0)) == (0, 0, 0)
+
+
+def huge_png() -> bytes:
+    """A PNG that claims 10,000 x 10,000 pixels."""
+    import zlib
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+def animated_gif() -> bytes:
+    frames = [Image.new("P", (20, 20), i) for i in range(3)]
+    frames[1].putpixel((3, 3), 9)
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+BAD_FILES = {
+    "text": (b"this is not a photo, whatever its name says", "not a picture"),
+    "empty": (b"", "empty"),
+    "truncated": (encoded(gradient(400, 300))[:3000], "cut short or damaged"),
+    "truncated png": (encoded(gradient(400, 300), "PNG")[:900], "cut short or damaged"),
+    "animated": (animated_gif(), "animation"),
+    "huge": (huge_png(), "100 megapixels"),
+    "heic": (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "HEIC|damaged"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_gives_one_clear_sentence_with_its_name(case, tmp_path):
+    data, sentence = BAD_FILES[case]
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_photo(path)
+    assert "holiday.jpg" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="upload.jpg"):
+        read_photo(data, name="upload.jpg")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match="nobody.jpg"):
+        read_photo(tmp_path / "nobody.jpg")
+    with pytest.raises(UserError, match="folder"):
+        read_photo(tmp_path)
+
+
+def test_a_large_jpeg_is_decoded_at_reduced_scale(monkeypatch):
+    monkeypatch.setattr(crop, "MAX_MEGAPIXELS", 0.1)
+    assert read_photo(encoded(gradient(600, 300))).size == (300, 150)
+
+
+def test_a_real_face_is_found_and_cut(astronaut):
+    faces = find_faces(astronaut)
+    left, top, right, bottom = faces[0].box
+    x, y = ASTRONAUT_FACE_CENTRE
+    assert left < x - 20 and right > x + 20 and top < y - 20 and bottom > y + 20
+    assert right - left < 160 and faces[0].confidence > 0.5
+    assert only_face(astronaut) == largest_face(astronaut) == faces[0]
+    assert crop_face(astronaut, faces[0]).size == (256, 256)
+
+
+@pytest.mark.parametrize("factor", [0.25, 4])
+def test_the_face_is_found_at_the_same_place_in_small_and_large_photos(astronaut, factor):
+    size = tuple(round(edge * factor) for edge in astronaut.size)
+    found = largest_face(astronaut.resize(size, Image.Resampling.BICUBIC))
+    centre = [(found.box[0] + found.box[2]) / 2, (found.box[1] + found.box[3]) / 2]
+    assert np.abs(np.array(centre) / factor - ASTRONAUT_FACE_CENTRE).max() < 15
+    assert 70 < found.side / factor < 140
+
+
+def test_several_faces_come_largest_first(astronaut):
+    sheet = Image.new("RGB", (1600, 1024), GREY)
+    sheet.paste(astronaut.resize((1024, 1024)), (0, 0))
+    sheet.paste(astronaut.resize((560, 560)), (1030, 200))
+    faces = [face for face in find_faces(sheet) if face.confidence > 0.4]
+    assert len(faces) == 2 and faces[0].side > faces[1].side
+    assert faces[0].box[0] < 600 < 1030 < faces[1].box[0]
+    with pytest.raises(UserError, match="faces found in group.jpg"):
+        only_face(sheet, name="group.jpg")
+
+
+def test_no_face_says_what_to_do():
+    with pytest.raises(UserError, match=r"no face found in wall.jpg.*by hand"):
+        largest_face(Image.new("RGB", (300, 200), GREY), name="wall.jpg")
+    assert find_faces(Image.new("RGB", (1, 1))) == []
+
+
+def test_a_missing_detector_is_one_clear_message(monkeypatch):
+    crop._detector.cache_clear()
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(UserError, match="pip install dlib-bin"):
+        find_faces(Image.new("RGB", (100, 100)))
+
+
+def test_the_cut_is_the_square_of_half_side_two_thirds_of_the_longer_side():
+    photo = Image.new("RGB", (400, 300), (255, 0, 0))
+    box = (100, 120, 160, 180)  # side 60, centre (130, 150): half side 40
+    photo.paste((0, 0, 255), (90, 110, 170, 190))
+    cut = np.asarray(crop_face(photo, Face(box, 1.0), size=80))
+    assert (cut == (0, 0, 255)).all()
+    photo.putpixel((90, 110), (0, 255, 0))
+    assert crop_face(photo, box, size=80).getpixel((0, 0)) == (0, 255, 0)
+
+
+def test_what_leaves_the_photo_is_grey():
+    photo = Image.new("RGB", (60, 60), (10, 200, 30))
+    cut = np.asarray(crop_face(photo, (0, 0, 60, 60), size=80))  # half side 40 around (30, 30)
+    inside = np.zeros((80, 80), dtype=bool)
+    inside[10:70, 10:70] = True
+    assert (cut[inside] == (10, 200, 30)).all() and (cut[~inside] == 128).all()
+
+
+@pytest.mark.parametrize("angle", [-25, 20])
+def test_given_eyes_are_levelled(astronaut, angle):
+    box = find_faces(astronaut)[0].box
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    turned = astronaut.rotate(angle, Image.Resampling.BICUBIC, center=(x, y))
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    eyes = [
+        (x + c * (ex - x) + s * (ey - y), y - s * (ex - x) + c * (ey - y))
+        for ex, ey in ASTRONAUT_EYES
+    ]
+    straight = np.asarray(crop_face(astronaut, box, 128)).astype(float)
+    levelled = np.asarray(crop_face(turned, box, 128, eyes=eyes)).astype(float)
+    tilted = np.asarray(crop_face(turned, box, 128)).astype(float)
+    middle = (slice(16, 112), slice(16, 112))
+    assert np.abs(straight - levelled)[middle].mean() < 6
+    assert np.abs(straight - tilted)[middle].mean() > 20
+    assert np.array_equal(levelled, np.asarray(crop_face(turned, box, 128, eyes=eyes[::-1])))
+
+
+@pytest.mark.parametrize(
+    "box", [(5, 5, 5, 9), (9, 9, 5, 5), (1, 2, 3), (0, 0, float("nan"), 5), "face", None]
+)
+def test_a_senseless_box_is_refused(box):
+    with pytest.raises(UserError, match="box"):
+        crop_face(gradient(), box)
+
+
+def test_a_box_outside_the_photo_or_far_larger_is_refused():
+    with pytest.raises(UserError, match="outside the photo of 60x40"):
+        crop_face(gradient(), (500, 500, 560, 560))
+    with pytest.raises(UserError, match="larger"):
+        crop_face(gradient(), (-1e6, -1e6, 1e6, 1e6))

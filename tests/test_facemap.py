@@ -1,0 +1,272 @@
+import itertools
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labkit.errors import UserError
+from labkit.facemap import (
+    faithfulness,
+    grid,
+    layout,
+    map_figure,
+    notebook_view,
+    page,
+    place,
+    poster,
+    save_poster,
+    to_grid,
+    to_html,
+)
+from labkit.facemap.page import coloured
+
+
+def clusters(groups=4, each=12, size=16, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(groups, size))
+    points = np.repeat(centres, each, axis=0) + 0.15 * rng.normal(size=(groups * each, size))
+    return points.astype(np.float32), np.repeat(np.arange(groups), each)
+
+
+def tiles(count):
+    rng = np.random.default_rng(0)
+    return [
+        Image.new("RGB", (40, 40), tuple(int(c) for c in rng.integers(0, 256, 3)))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
+def test_few_faces_have_places_too(method, count):
+    xy = layout(np.random.default_rng(0).normal(size=(count, 8)), method)
+    assert xy.shape == (count, 2) and xy.dtype == np.float32
+    assert np.isfinite(xy).all() and xy.min() >= 0 and xy.max() <= 1
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+def test_a_layout_is_repeatable_and_keeps_groups_together(method):
+    points, labels = clusters()
+    xy = layout(points, method, seed=3)
+    assert np.array_equal(xy, layout(points, method, seed=3))
+    assert faithfulness(points, xy, labels, k=5)["identity_purity"] > 0.95
+    assert np.ptp(xy, axis=0).max() == pytest.approx(1, abs=1e-6)
+
+
+def test_umap_is_repeatable_and_keeps_groups_together():
+    points, labels = clusters(groups=3, each=10)
+    xy = layout(points, "umap", seed=1)
+    assert np.array_equal(xy, layout(points, "umap", seed=1))
+    assert faithfulness(points, xy, labels, k=5)["identity_purity"] > 0.95
+    assert layout(points[:5], "umap").shape == (5, 2)
+    assert np.array_equal(layout(points[:3], "umap"), layout(points[:3], "pca"))
+
+
+def test_pca_equals_scikit_learns():
+    from sklearn.decomposition import PCA
+
+    points, _ = clusters(groups=5, each=20)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    wanted = PCA(2).fit_transform(unit)
+    xy = layout(points, "pca")
+    for column in range(2):
+        assert abs(np.corrcoef(xy[:, column], wanted[:, column])[0, 1]) > 0.9999
+    ratio = np.ptp(xy[:, 1]) / np.ptp(xy[:, 0])
+    assert ratio == pytest.approx(np.ptp(wanted[:, 1]) / np.ptp(wanted[:, 0]), rel=1e-3)
+
+
+def test_equal_faces_lie_in_one_place():
+    xy = layout(np.ones((6, 4)), "pca")
+    assert np.abs(xy - xy[0]).max() < 1e-6
+
+
+def test_wrong_input_to_a_layout_is_named():
+    with pytest.raises(UserError, match="unknown layout 'isomap'"):
+        layout(np.ones((3, 3)), "isomap")
+    with pytest.raises(UserError, match="not finite"):
+        layout(np.array([[1.0, np.nan]]), "pca")
+    with pytest.raises(UserError, match="no faces"):
+        layout(np.empty((0, 8)), "pca")
+
+
+@pytest.mark.parametrize("k", [3, 10])
+def test_trustworthiness_equals_scikit_learns(k):
+    from sklearn.manifold import trustworthiness
+
+    rng = np.random.default_rng(k)
+    points, xy = rng.normal(size=(80, 12)), rng.normal(size=(80, 2))
+    wanted = trustworthiness(points, xy, n_neighbors=k, metric="cosine")
+    assert faithfulness(points, xy, k=k)["trustworthiness"] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_neighbours_kept_and_purity_equal_a_loop():
+    rng = np.random.default_rng(0)
+    points, xy, labels = rng.normal(size=(50, 6)), rng.normal(size=(50, 2)), rng.integers(0, 9, 50)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    kept, pure = [], []
+    for i in range(50):
+        others = [j for j in range(50) if j != i]
+        true = sorted(others, key=lambda j: -float(unit[i] @ unit[j]))[:4]
+        near = sorted(others, key=lambda j: float(((xy[i] - xy[j]) ** 2).sum()))[:4]
+        kept.append(len(set(true) & set(near)) / 4)
+        possible = min((labels == labels[i]).sum() - 1, 4)
+        if possible:
+            pure.append(sum(labels[j] == labels[i] for j in near) / possible)
+    faith = faithfulness(points, xy, labels, k=4)
+    assert faith["neighbours_kept"] == pytest.approx(np.mean(kept))
+    assert faith["identity_purity"] == pytest.approx(np.mean(pure))
+
+
+def test_faithfulness_of_a_sample_is_close_to_that_of_all(monkeypatch):
+    from labkit.facemap import layouts
+
+    points, labels = clusters(groups=10, each=40)
+    xy = layout(points, "pca")
+    whole = faithfulness(points, xy, labels)
+    monkeypatch.setattr(layouts, "SAMPLE", 150)
+    sample = faithfulness(points, xy, labels)
+    assert all(abs(whole[name] - sample[name]) < 0.06 for name in whole)
+    assert faithfulness(points[:2], xy[:2], labels[:2])["trustworthiness"] == 1
+
+
+def squared_moves(xy, cells, columns, rows):
+    return ((grid._stretched(np.asarray(xy, dtype=float), columns, rows) - cells) ** 2).sum()
+
+
+def test_the_grid_is_the_best_of_all_assignments():
+    xy = np.random.default_rng(4).random((6, 2))
+    cells = to_grid(xy, columns=3)
+    best = min(
+        squared_moves(xy, np.array(order), 3, 2)
+        for order in itertools.permutations([(c, r) for r in range(2) for c in range(3)])
+    )
+    assert squared_moves(xy, cells, 3, 2) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("count,columns", [(0, None), (1, None), (2, 1), (7, 3), (10, 99), (50, 4)])
+def test_no_two_faces_share_a_cell(count, columns):
+    cells = to_grid(np.random.default_rng(0).random((count, 2)), columns)
+    assert len({tuple(cell) for cell in cells}) == count
+    assert cells.dtype == np.int64
+    if count:
+        assert cells.min() >= 0 and cells[:, 0].max() < (columns or count)
+        assert cells[:, 1].max() < -(-count // (min(columns, count) if columns else 1))
+
+
+def test_top_of_the_map_is_the_first_row():
+    cells = to_grid(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
+    assert cells.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
+
+
+def test_a_large_grid_has_no_overlap_and_is_near_the_best(monkeypatch):
+    xy = layout(clusters(groups=8, each=100)[0], "pca")
+    exact = to_grid(xy)
+    monkeypatch.setattr(grid, "EXACT_GRID", 100)
+    monkeypatch.setattr(grid, "BLOCK", 144)
+    near = to_grid(xy)
+    assert len({tuple(cell) for cell in near}) == len(xy)
+    ratio = squared_moves(xy, near, 29, 28) / squared_moves(xy, exact, 29, 28)
+    assert 1 <= ratio < 1.2
+
+
+def test_a_new_photo_lies_by_its_neighbours():
+    points, _ = clusters()
+    xy = layout(points, "pca")
+    spot = place(points[7] + 0.01, points, xy)
+    assert spot.shape == (1, 2) and np.linalg.norm(spot - xy[7]) < 0.05
+    assert place(points[:3], points[:1], xy[:1]).tolist() == [xy[0].tolist()] * 3
+
+
+def test_the_poster_shows_each_face_whole():
+    faces = tiles(7)
+    xy = np.random.default_rng(0).random((7, 2))
+    cells = to_grid(xy, 3)
+    sheet = poster(xy, faces, cells=cells, tile=50, title=None)
+    margin, step = 24, 51
+    left = (sheet.width - (3 * step - 1)) // 2
+    for face, (column, row) in zip(faces, cells, strict=True):
+        corner = (left + column * step, margin + row * step)
+        tile = np.asarray(sheet.crop((*corner, corner[0] + 50, corner[1] + 50)))
+        assert (tile == face.getpixel((0, 0))).all()
+
+
+def test_a_poster_with_names_in_any_script_is_written_as_png_and_pdf(tmp_path):
+    xy = np.random.default_rng(0).random((5, 2))
+    names = ["Kim", "하늘", "A very long name that does not fit", "", "Łukasz"]
+    sheet = poster(xy, tiles(5), names, title="스타 FaceMap", note="All faces are synthetic")
+    for kind, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".jpg", b"\xff\xd8")):
+        path = save_poster(sheet, tmp_path / f"poster{kind}")
+        assert path.read_bytes().startswith(start)
+    assert Image.open(tmp_path / "poster.png").info["dpi"][0] == pytest.approx(300, abs=0.1)
+    with pytest.raises(UserError, match=r"use .png, .jpg or .pdf"):
+        save_poster(sheet, tmp_path / "poster.txt")
+    with pytest.raises(UserError, match="4 names for a map of 5 faces"):
+        poster(xy, tiles(5), names[:4])
+
+
+def test_the_figure_has_one_panel_per_layout():
+    points, labels = clusters(groups=2, each=5)
+    maps = {"pca": layout(points, "pca"), "tsne": layout(points, "tsne")}
+    figure = map_figure(maps, tiles(10), embeddings=points, labels=labels, note="synthetic")
+    assert [axis.get_title() for axis in figure.axes] == ["PCA", "t-SNE"]
+    assert "trustworthiness" in figure.axes[0].get_xlabel()
+
+
+def make_page(path, count=12, **settings):
+    points = np.random.default_rng(0).normal(size=(count, 8))
+    names = [f"Star <{i}>" for i in range(count)]
+    maps = {"pca": layout(points, "pca"), "grid": to_grid(layout(points, "pca")).astype(float)}
+    return to_html(path, maps, tiles(settings.pop("pictures", count)), names, points, **settings)
+
+
+def test_the_page_stands_alone_and_says_that_faces_are_synthetic(tmp_path):
+    note = "All faces here are synthetic"
+    text = make_page(tmp_path / "map.html", note=note, title="Stars & more").read_text()
+    assert note in text and "Stars &amp; more" in text
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?(https?:)?//", text)
+    assert text.count("data:image/jpeg;base64,") == 12
+    assert "<b>Star <3>" not in text
+
+
+def test_the_page_with_shared_pictures_holds_each_once(tmp_path):
+    shown = np.arange(12) % 3
+    path = make_page(tmp_path / "map.html", pictures=3, shown=shown, details=["x"] * 12)
+    assert path.read_text().count("data:image/jpeg;base64,") == 3
+    with pytest.raises(UserError, match="3 thumbnails for a map of 12 faces"):
+        make_page(tmp_path / "map.html", pictures=3)
+
+
+def test_the_nearest_faces_in_the_page_are_those_of_the_embedding():
+    points = np.random.default_rng(0).normal(size=(30, 8))
+    points[20:] = points[:10]  # equal faces must not name themselves
+    made = page._Page({"a": points[:, :2]}, tiles(30), ["x"] * 30, points, *[None] * 4)
+    near = made._near()
+    faces = np.asarray(near.data["face"]).reshape(30, page.NEIGHBOURS)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    alike = unit @ unit.T
+    np.fill_diagonal(alike, -9)
+    for i in range(30):
+        assert i not in faces[i]
+        wanted = np.sort(alike[i])[::-1][: page.NEIGHBOURS]
+        assert np.allclose(alike[i][faces[i]], wanted, atol=1e-5)
+
+
+def test_a_page_of_one_face_and_one_of_many_as_dots(tmp_path, monkeypatch):
+    to_html(tmp_path / "one.html", np.array([[0.5, 0.5]]), tiles(1), ["x"], np.ones((1, 4)))
+    monkeypatch.setattr(page, "MOST_PICTURES", 5)
+    assert "webgl" in make_page(tmp_path / "many.html").read_text()
+
+
+def test_colours_by_text_and_by_number():
+    palette, places = coloured(["b", "a", "b"])
+    assert [text for text, _ in palette] == ["a", "b"] and places.tolist() == [1, 0, 1]
+    palette, places = coloured(np.arange(100.0))
+    assert len(palette) == 8 and (np.diff(places) >= 0).all() and places.max() == 7
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for _, colour in palette)
+
+
+def test_the_notebook_view_is_a_sandboxed_frame(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text('<p class="a">hello</p>')
+    assert 'srcdoc="&lt;p class=&quot;a&quot;&gt;' in notebook_view(path).data
