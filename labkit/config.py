@@ -36,6 +36,8 @@ class TrainConfig:
     images_per_class: int = 1
     margin: float | None = None
     scale: float | None = None
+    mining: str | None = None
+    temperature: float | None = None
 
     batch_size: int = 200
     max_images_per_class: int = 100

@@ -8,13 +8,18 @@ from accelerate.state import AcceleratorState
 
 from labkit.errors import UserError
 
+DEVICE_VARIABLE = "LABKIT_DEVICE"
+
 
 def best_device(name: str | None = None) -> torch.device:
     """The named device, or the best one there is: CUDA, Apple's MPS, CPU.
 
+    The environment variable LABKIT_DEVICE names one for a whole session.
+
     Raises UserError when the named device is not there.
     """
-    if name is None:
+    name = name or os.environ.get(DEVICE_VARIABLE)
+    if not name:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -91,7 +91,7 @@ class TrainingStep(nn.Module):
         batch, per_class = images.shape[:2]
         embeddings = self._embed[0](normalize(images.flatten(0, 1), self.spec))
         embeddings = embeddings.view(batch, per_class, -1)
-        if self.loss.min_images_per_class > 1 and torch.distributed.is_initialized():
+        if _compares_images(self.loss) and torch.distributed.is_initialized():
             embeddings = torch.cat(all_gather(embeddings))
             labels = torch.cat(all_gather(labels))
         return self.loss(embeddings, labels)
@@ -276,19 +276,26 @@ def _read_validation(config: TrainConfig) -> PairList | None:
 
 
 def _build_loss(config: TrainConfig, identities: int) -> nn.Module:
-    settings = dict(margin=config.margin, scale=config.scale)
+    names = ("margin", "scale", "mining", "temperature")
+    settings = {name: getattr(config, name) for name in names}
     loss = build_loss(
         config.loss,
         embedding_size=config.embedding_size,
         num_classes=config.num_classes or identities,
         **{name: value for name, value in settings.items() if value is not None},
     )
-    if config.images_per_class < loss.min_images_per_class:
+    least = getattr(loss, "min_images_per_class", 1)
+    if config.images_per_class < least:
         raise UserError(
             f"the loss {config.loss} compares images of one person: set images_per_class "
-            f"(nPerClass) to {loss.min_images_per_class} or more"
+            f"(nPerClass) to {least} or more"
         )
     return loss
+
+
+def _compares_images(loss: nn.Module) -> bool:
+    """Whether a loss needs all faces of the batch at once; a plain module may not say."""
+    return getattr(loss, "min_images_per_class", 1) > 1
 
 
 def _sums(here: Position, device: torch.device) -> torch.Tensor:

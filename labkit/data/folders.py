@@ -1,5 +1,6 @@
 """Face folders: ROOT/identity/image.jpg, an image at any depth below its identity."""
 
+import csv
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ class FaceFolder:
         self.labels = labels
         self._names = names if isinstance(names, _Strings) else _Strings.of(names)
         self.starts = np.searchsorted(labels, np.arange(len(identities) + 1))
+        self._parts: list[Path] = [self.root]
 
     @classmethod
     def scan(
@@ -109,7 +111,9 @@ class FaceFolder:
             images = folder.indices_of(bisect_left(folder.identities, identity))
             names.extend(f"{prefix}/{folder.name(i)}" for i in images)
             labels.extend([number] * len(images))
-        return cls(root, sorted(owner), np.asarray(labels, dtype=np.int64), names)
+        union = cls(root, sorted(owner), np.asarray(labels, dtype=np.int64), names)
+        union._parts = [folder.root for folder in folders]
+        return union
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -129,6 +133,26 @@ class FaceFolder:
     def counts(self) -> np.ndarray:
         """Images per identity, int64 (identities,)."""
         return np.diff(self.starts)
+
+    def details(self) -> dict[str, dict[str, str]]:
+        """What is known of the people: identity → column → value, from `identities.csv`.
+
+        The table is looked for in the folder and beside it; columns that the kit shows are
+        `name`, `hangul` and `synthetic`. Empty without one.
+        """
+        return {name: row for part in self._parts for name, row in _read_identities(part).items()}
+
+
+def _read_identities(root: Path) -> dict[str, dict[str, str]]:
+    for path in (root / "identities.csv", root.parent / "identities.csv"):
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("identity")]
+        except (OSError, UnicodeDecodeError, csv.Error):
+            continue
+        if rows:
+            return {row.pop("identity"): {k: v for k, v in row.items() if k and v} for row in rows}
+    return {}
 
 
 def _mtime(path: str | Path) -> int:

@@ -1,0 +1,228 @@
+"""The command line: `labkit COMMAND …`. What each command does is in `commands.py`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import fields
+
+from labkit import __version__
+from labkit.config import PRESETS, TrainConfig
+from labkit.errors import UserError
+
+# A training flag, the setting it stands for, and the reference trainer's name for it.
+TRAIN_FLAGS = (
+    ("model", "network", ()),
+    ("embedding_size", "numbers per face", ("nOut",)),
+    ("image_size", "pixels of the network's square input", ()),
+    (
+        "initial_weights",
+        "weights to start from, ours or the reference trainer's",
+        ("initial_model",),
+    ),
+    ("freeze_epochs", "epochs with all but the embedding layer held still", ()),
+    ("loss", "loss function", ("trainfunc",)),
+    ("num_classes", "identities of a softmax loss; counted when left out", ("nClasses",)),
+    ("images_per_class", "images of each identity in a batch", ("nPerClass",)),
+    ("margin", "margin of the loss", ()),
+    ("scale", "scale of the loss", ()),
+    ("mining", "negatives of the triplet loss: random, semihard or hard", ()),
+    ("temperature", "temperature of the supcon loss", ()),
+    ("batch_size", "identities in a batch, over all processes", ()),
+    ("max_images_per_class", "images of an identity in an epoch, at most", ("max_img_per_cls",)),
+    ("workers", "loader processes", ("nDataLoaderThread",)),
+    ("optimizer", "adam, adamw or sgd", ()),
+    ("lr", "learning rate", ()),
+    ("weight_decay", "weight decay", ()),
+    ("scheduler", "steplr, cosine or cosine_restart", ()),
+    ("lr_decay", "factor of steplr", ()),
+    ("lr_step_epochs", "epochs between two steps of steplr", ()),
+    ("restart_epochs", "epochs between two restarts of cosine_restart", ()),
+    ("min_lr", "lowest learning rate of the cosines", ()),
+    ("warmup_epochs", "epochs of rising learning rate at the start", ()),
+    ("max_epoch", "epochs to train", ()),
+    ("seed", "seed of everything random", ()),
+    ("run_dir", "run folder", ("save_path",)),
+    ("train_dir", "face folder to train on", ("train_path",)),
+    ("train_extensions", "file name endings to read, with commas between", ("train_ext",)),
+    ("val_dir", "folder of the validation or test images", ("test_path",)),
+    ("val_list", "validation or test pair list", ("test_list",)),
+    ("plugin", "Python file that registers models or losses of yours", ()),
+    ("checkpoint_minutes", "minutes between two saves within an epoch", ()),
+)
+TRAIN_SWITCHES = (
+    ("mixed_precision", "compute in bf16 or fp16 where the hardware has it", ("mixedprec",)),
+    ("mirror", "mirror every other training image", ()),
+    ("compile", "compile the network with torch.compile", ()),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; its `command` is the name of a function in `commands.py`."""
+    parser = _Parser(
+        prog="labkit",
+        description="KSTAR FaceLab: train a face embedding, measure it, find look-alikes, "
+        "draw a FaceMap.",
+    )
+    parser.add_argument("--version", action="version", version=f"labkit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument(
+        "--device", help="cpu, cuda, cuda:0 or mps; the best there is when left out"
+    )
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common])
+
+    add = command("synth", "render built-in faces into a face folder").add_argument
+    add("--out", required=True, metavar="DIR")
+    add("--population", choices=("world", "kstar"), default="world")
+    add("--identities", type=_positive, default=100, metavar="N")
+    add("--images", type=_positive, default=20, metavar="M", help="images of each identity")
+    add("--size", type=_positive, default=128, metavar="PX")
+    add("--seed", type=_natural, default=0, metavar="S")
+    add("--landmarks", action="store_true", help="write eyes, nose and mouth positions too")
+
+    add = command("pairs", "make a pair list for a face folder").add_argument
+    add("folder", metavar="DIR")
+    add("--out", required=True, metavar="FILE")
+    add("--per-image", type=_positive, default=4, metavar="N", help="pairs for each image, about")
+    add("--seed", type=_natural, default=0, metavar="S")
+    add("--unlabelled", action="store_true", help="leave the labels out (a blind list)")
+
+    _add_train_flags(command("train", "train a network; again to go on where it stopped"))
+
+    add = command("eval", "score a pair list with trained weights and report the EER").add_argument
+    add("--weights", required=True, metavar="FILE")
+    add("--test_path", required=True, metavar="DIR")
+    add("--test_list", required=True, metavar="FILE")
+    add("--output", metavar="FILE", help="score file to write")
+    add("--report", metavar="DIR", help="folder for figures and a report page")
+    add("--flip", action="store_true", help="average with the mirror image")
+
+    add = command("score", "report the EER of a score file").add_argument
+    add("score_file", metavar="SCORE_FILE")
+    add("--labels", metavar="FILE", help="labelled pair list, for the scores of a blind list")
+
+    add = command("embed", "embed the images of a folder").add_argument
+    add("folder", metavar="DIR")
+    add("--weights", required=True, metavar="FILE")
+    add("--out", required=True, metavar="FILE.npz")
+    add("--detect", action="store_true", help="cut the face out of each photo first")
+
+    add = command("gallery", "make a gallery of known people from a face folder").add_argument
+    add("folder", metavar="DIR")
+    add("--weights", required=True, metavar="FILE")
+    add("--out", required=True, metavar="FILE")
+
+    add = command("lookalike", "find the people of a gallery who look like a photo").add_argument
+    add("photos", nargs="+", metavar="PHOTO")
+    add("--gallery", required=True, metavar="FILE")
+    add("--weights", metavar="FILE", help="when the gallery's own weights have moved")
+    add("-k", type=_positive, default=5, help="how many to show")
+    add("--sheet", metavar="FILE.png", help="write a picture of the answer")
+
+    add = command("facemap", "draw a map of a gallery's faces").add_argument
+    add("--gallery", required=True, metavar="FILE")
+    add("--out", required=True, metavar="FILE", help="map.html, map.png or map.pdf")
+    add("--method", choices=("umap", "tsne", "pca"), default="umap")
+    add("--seed", type=_natural, default=0, metavar="S")
+
+    add = command("run", "run the five notebooks, from faces to a FaceMap").add_argument
+    add("--preset", choices=tuple(PRESETS), default="demo")
+    add("--data", metavar="DIR", help="a data directory; built-in faces when left out")
+    add("--out", metavar="DIR", help="run directory (default: runs/PRESET)")
+    add("--photo", metavar="FILE", help="the photo to find look-alikes of")
+    add("--seed", type=_natural, default=0, metavar="S")
+
+    add = command("doctor", "show versions, devices, memory, disk and what is there").add_argument
+    add("--data", metavar="DIR", help="a data directory to look at")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the message for a wrong flag on one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _add_train_flags(parser: argparse.ArgumentParser) -> None:
+    kinds = {item.name: item.type for item in fields(TrainConfig)}
+    for name, text, aliases in TRAIN_FLAGS:
+        kind = next(k for k in (int, float, str) if k == kinds[name] or k | None == kinds[name])
+        flags = [f"--{word}" for word in (name, *aliases)]
+        parser.add_argument(*flags, dest=name, type=kind, default=None, help=text)
+    for name, text, aliases in TRAIN_SWITCHES:
+        flags = [f"--{word}" for word in (name, *aliases)]
+        parser.add_argument(*flags, dest=name, action="store_true", default=None, help=text)
+    parser.add_argument("--config", metavar="FILE.yaml", help="settings; flags win over them")
+    parser.add_argument(
+        "--val_interval", type=int, default=None, help="epochs between two validations"
+    )
+    parser.add_argument(
+        "--test_interval",
+        type=int,
+        default=None,
+        help="the reference trainer's flag for both --val_interval and --lr_step_epochs",
+    )
+    parser.add_argument("--gpu", type=int, default=None, help="number of the GPU to use")
+    parser.add_argument(
+        "--eval", action="store_true", help="score --test_list with --initial_model; no training"
+    )
+    parser.add_argument("--output", metavar="FILE", help="score file that --eval writes")
+
+
+def train_settings(args: argparse.Namespace) -> dict:
+    """The settings that the flags of `labkit train` name, as keyword arguments of TrainConfig."""
+    names = [name for name, _, _ in TRAIN_FLAGS + TRAIN_SWITCHES] + ["val_interval", "device"]
+    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.test_interval is not None:
+        settings.setdefault("val_interval", args.test_interval)
+        settings.setdefault("lr_step_epochs", args.test_interval)
+    if args.gpu is not None:
+        settings.setdefault("device", f"cuda:{args.gpu}")
+    return settings
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, found {value}")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, found {value}")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what was asked, 2 for a mistake of the user's.
+
+    Any other error is a fault of the kit and shows its traceback.
+    """
+    args = build_parser().parse_args(arguments)
+    if args.json:
+        os.environ.setdefault("LABKIT_PROGRESS", "none")
+    try:
+        from labkit import commands  # PyTorch takes seconds to import; --help should not
+
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            result, text = getattr(commands, args.command)(args)
+    except UserError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("labkit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    print(json.dumps(result, ensure_ascii=False, default=str) if args.json else text)
+    return 0

@@ -1,0 +1,105 @@
+"""What this machine has for the course: versions, devices, memory, disk, built-in faces, data."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+
+from labkit import __version__
+from labkit.data import DataDirectory, FaceFolder, PairList
+from labkit.devices import best_device
+from labkit.errors import UserError
+from labkit.files import cache_dir
+from labkit.synth import head_file
+
+PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "anny", "dlib-bin", "papermill")
+GIB = 2**30
+
+
+def examine(data_dir: str | None = None) -> tuple[dict, str]:
+    """Everything as a dictionary, and as lines for people."""
+    cache = cache_dir()
+    head = head_file()
+    found = {
+        "labkit": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cores": os.cpu_count(),
+        "memory_gib": _memory(),
+        "devices": _devices(),
+        "device_used": str(best_device()),
+        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / GIB, 1),
+        "cache": str(cache),
+        "cache_free_gib": round(shutil.disk_usage(cache).free / GIB, 1),
+        "head_model": str(head) if head.exists() else None,
+    }
+    lines = [
+        f"labkit {found['labkit']}, Python {found['python']}, {found['system']}",
+        ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
+        f"{found['cores']} cores, {found['memory_gib'] or '?'} GiB of memory",
+        f"devices: {', '.join(found['devices'])}; {found['device_used']} will be used",
+        f"disk: {found['disk_free_gib']} GiB free here, {found['cache_free_gib']} GiB in {cache}",
+        f"built-in head model: {head}"
+        if head.exists()
+        else "built-in head model: not built yet (made on first use, in about a minute)",
+    ]
+    if data_dir is not None:
+        found["data"], described = _describe_data(DataDirectory(data_dir))
+        lines += described
+    return found, "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _memory() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _devices() -> list[str]:
+    devices = ["cpu"]
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        devices.append(f"cuda:{i} ({properties.name}, {properties.total_memory / GIB:.0f} GiB)")
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
+
+
+def _describe_data(data: DataDirectory) -> tuple[dict, list[str]]:
+    found, lines = {}, []
+    for name in ("pretrain", "train", "val", "test"):
+        try:
+            folder = FaceFolder.scan(data.root / name)
+            found[name] = dict(identities=len(folder.identities), images=len(folder))
+            lines.append(f"{name}: {len(folder):,} images of {len(folder.identities):,} identities")
+        except UserError as error:
+            found[name] = None
+            lines.append(f"{name}: {error}")
+    for path in (data.val_pairs, data.test_pairs, data.test_blind):
+        try:
+            pairs = PairList.read(path)
+            found[path.name] = dict(pairs=len(pairs), labelled=pairs.labels is not None)
+            lines.append(f"{path.name}: {len(pairs):,} pairs")
+        except UserError as error:
+            found[path.name] = None
+            lines.append(f"{path.name}: {error}")
+    try:
+        data.check()
+        found["problem"] = None
+        lines.append("the data directory is in order")
+    except UserError as error:
+        found["problem"] = str(error)
+        lines.append(str(error))
+    return found, lines

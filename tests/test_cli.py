@@ -1,0 +1,191 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_faces
+
+from labkit.checkpoint import save_weights
+from labkit.cli import build_parser, main, train_settings
+from labkit.config import TrainConfig
+from labkit.data import PairList
+from labkit.models import InputSpec, build_model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    about = dict(model_name="ThinResNet34", embedding_size=16, input_spec=InputSpec(48))
+    save_weights(path, build_model("ThinResNet34", 16), **about)
+    return str(path)
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of one command, in this process."""
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def run_json(capsys, *arguments):
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_a_reference_trainers_command_means_the_same_here():
+    args = build_parser().parse_args(
+        "train --model ThinResNet50_V2 --train_path data/train/VGGFace2 --trainfunc amsoftmax "
+        "--scale 30 --margin 0.1 --save_path exps/T50V2 --max_epoch 60 --nPerClass 1 "
+        "--nClasses 8631 --max_img_per_cls 200 --batch_size 200 --lr 0.001 --lr_decay 0.95 "
+        "--scheduler cosineRestartlr --gpu 0 --nOut 512 --nDataLoaderThread 5 --mixedprec "
+        "--test_interval 3 --test_path data/val --test_list data/val_pairs.csv --train_ext jpg "
+        "--optimizer adam --weight_decay 0 --initial_model a.model".split()
+    )
+    assert TrainConfig(**train_settings(args)) == TrainConfig(
+        model="ThinResNet50_V2",
+        train_dir="data/train/VGGFace2",
+        loss="amsoftmax",
+        scale=30.0,
+        margin=0.1,
+        run_dir="exps/T50V2",
+        max_epoch=60,
+        images_per_class=1,
+        num_classes=8631,
+        max_images_per_class=200,
+        batch_size=200,
+        lr=0.001,
+        lr_decay=0.95,
+        scheduler="cosineRestartlr",
+        device="cuda:0",
+        embedding_size=512,
+        workers=5,
+        mixed_precision=True,
+        val_interval=3,
+        lr_step_epochs=3,
+        val_dir="data/val",
+        val_list="data/val_pairs.csv",
+        train_extensions="jpg",
+        optimizer="adam",
+        weight_decay=0.0,
+        initial_weights="a.model",
+    )
+
+
+def test_flags_win_over_the_settings_file(data_directory, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"train_dir: {data_directory / 'pretrain'}\nimage_size: 32\nbatch_size: 12\n"
+        f"embedding_size: 16\nmax_epoch: 5\ndevice: cpu\nrun_dir: {tmp_path / 'run'}\n"
+    )
+    result = run_json(capsys, "train", "--config", config, "--max_epoch", 1)
+    assert [row["epoch"] for row in result["rows"]] == [1]
+
+
+def test_from_a_folder_to_pairs_scores_and_the_eer(data_directory, weights, tmp_path, capsys):
+    test = data_directory / "test"
+    pairs = tmp_path / "pairs.csv"
+    made = run_json(capsys, "pairs", test, "--out", pairs, "--per-image", 6)
+    assert made["pairs"] == len(PairList.read(pairs, test))
+    scores = tmp_path / "scores.csv"
+    command = ["eval", "--weights", weights, "--test_path", test]
+    direct = run_json(capsys, *command, "--test_list", pairs, "--output", scores)
+    assert run_json(capsys, "score", scores)["eer"] == pytest.approx(direct["eer"], abs=1e-6)
+
+    blind, blind_scores = tmp_path / "blind.csv", tmp_path / "blind_scores.csv"
+    names = PairList.read(pairs)
+    PairList(names.files, names.left, names.right, None).write(blind)
+    code, _, err = run(capsys, *command, "--test_list", blind)
+    assert code == 2 and "give --output" in err
+    run_json(capsys, *command, "--test_list", blind, "--output", blind_scores)
+    code, _, err = run(capsys, "score", blind_scores)
+    assert code == 2 and "give --labels" in err
+    found = run_json(capsys, "score", blind_scores, "--labels", pairs)
+    assert found["eer"] == pytest.approx(direct["eer"], abs=1e-6)
+
+
+def test_embeddings_are_written_with_their_names(data_directory, weights, tmp_path, capsys):
+    out = tmp_path / "embeddings.npz"
+    run_json(capsys, "embed", data_directory / "val", "--weights", weights, "--out", out)
+    with np.load(out) as stored:
+        assert stored["files"][0] == "id2000/000.jpg"
+        assert stored["embeddings"].shape == (48, 16)
+        np.testing.assert_allclose(np.linalg.norm(stored["embeddings"], axis=1), 1, atol=1e-5)
+
+
+def test_a_gallery_and_its_map(data_directory, weights, tmp_path, capsys):
+    gallery = tmp_path / "gallery.safetensors"
+    made = run_json(
+        capsys, "gallery", data_directory / "val", "--weights", weights, "--out", gallery
+    )
+    assert (made["identities"], made["images"]) == (8, 48)
+    for name, start in (("map.html", b"<!"), ("map.png", b"\x89PNG"), ("map.pdf", b"%PDF")):
+        out = tmp_path / name
+        run_json(capsys, "facemap", "--gallery", gallery, "--out", out, "--method", "pca")
+        assert out.read_bytes().lstrip().startswith(start)
+    code, _, err = run(capsys, "facemap", "--gallery", gallery, "--out", tmp_path / "map.txt")
+    assert code == 2 and ".html, .png or .pdf" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("pairs /nowhere --out {tmp}/p.csv", "/nowhere does not exist"),
+        ("eval --weights /no.safetensors --test_path . --test_list x", "/no.safetensors"),
+        ("score {tmp}/none.csv", "none.csv"),
+        ("lookalike x.jpg --gallery {tmp}/none.safetensors", "does not exist"),
+        ("facemap --gallery {tmp}/none.safetensors --out m.html", "does not exist"),
+        ("train --config {tmp}/none.yaml", "none.yaml"),
+        ("train --train_path /nowhere --save_path {tmp}/run", "/nowhere does not exist"),
+        ("train --batch_size 0 --save_path {tmp}/run", "batch_size must be 1 or more"),
+        ("train --eval", "--eval needs"),
+        ("run --data /nowhere --preset smoke --out {tmp}/run", "/nowhere does not exist"),
+        ("embed /nowhere --weights {tmp}/x --out {tmp}/y.npz", "{tmp}/x"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, complaint, tmp_path, capsys):
+    arguments = command.replace("{tmp}", str(tmp_path)).split()
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert complaint.replace("{tmp}", str(tmp_path)) in err
+    assert err.startswith("labkit: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["", "trian", "synth", "train --lr fast", "synth --out x --size -3", "run --data"]
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(command.split())
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_photo_without_a_face_and_a_file_that_is_none(data_directory, weights, tmp_path, capsys):
+    gallery = tmp_path / "gallery.safetensors"
+    run(capsys, "gallery", data_directory / "val", "--weights", weights, "--out", gallery)
+    no_face = next((data_directory / "val").rglob("*.jpg"))
+    code, _, err = run(capsys, "lookalike", no_face, "--gallery", gallery)
+    assert code == 2 and "no face" in err.lower() and err.count("\n") == 1
+    text = tmp_path / "text.jpg"
+    text.write_text("this is no picture")
+    code, _, err = run(capsys, "lookalike", text, "--gallery", gallery)
+    assert code == 2 and "text.jpg" in err and err.count("\n") == 1
+
+
+def test_doctor_describes_this_machine_and_a_data_directory(data_directory, tmp_path, capsys):
+    found = run_json(capsys, "doctor", "--data", data_directory)
+    assert found["cores"] >= 1 and "cpu" in found["devices"] and found["data"]["problem"] is None
+    assert found["data"]["val"] == {"identities": 8, "images": 48}
+    make_faces(tmp_path / "train", 2, 2)
+    code, out, _ = run(capsys, "doctor", "--data", tmp_path)
+    assert code == 0 and "pretrain does not exist" in out and "problem" in out
+
+
+def test_the_program_starts_as_a_module_and_help_needs_no_pytorch():
+    code = "import sys, labkit.cli; labkit.cli.build_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    done = subprocess.run([sys.executable, "-m", "labkit", "--help"], capture_output=True)
+    assert done.returncode == 0 and b"facemap" in done.stdout

@@ -1,0 +1,111 @@
+"""The promises of the project's own files."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from labkit.cli import build_parser
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# From the top down: a module may import the ones before it.
+ORDER = """
+    errors files progress signals registry plugins config metrics data models losses optim
+    reference checkpoint devices embed plots evaluate train crop gallery facemap widgets synth
+    lab notebooks doctor cli commands __main__
+""".split()
+
+
+def labkit_imports(path: Path) -> set[str]:
+    """Top-level parts of labkit that a file imports when it is loaded."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "labkit":
+                names = [f"labkit.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("labkit.")}
+    return found - {"__version__"}
+
+
+def test_a_module_imports_only_those_above_it():
+    files = sorted((ROOT / "labkit").rglob("*.py"))
+    parts = {path: path.relative_to(ROOT / "labkit").parts[0].removesuffix(".py") for path in files}
+    assert set(parts.values()) - {"__init__"} == set(ORDER)
+    for path, part in parts.items():
+        if part != "__init__":
+            below = {name for name in labkit_imports(path) if ORDER.index(name) > ORDER.index(part)}
+            assert not below, f"{path.relative_to(ROOT)} imports {below} from below"
+
+
+def test_the_readme_names_every_module():
+    table = README.split("## The house")[1].split("Definitions that matter")[0]
+    named = {word.strip("/") for word in re.findall(r"`([a-z_/]+)`", table)}
+    assert set(ORDER) - {"__main__"} <= named
+
+
+def test_conda_installs_the_same_package_from_the_same_lists():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, from_pip = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}" and pip == "pip"
+    assert from_pip == {"pip": ["-c constraints.txt", "-e .[dev]"]}
+
+
+def test_every_dependency_is_pinned_to_a_version_that_fits_its_range():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pinned = {pin.name.lower().replace("_", "-"): pin for pin in pins}
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    for requirement in map(Requirement, wanted):
+        if requirement.marker and not requirement.marker.evaluate({"python_version": "3.11"}):
+            continue
+        pin = pinned[requirement.name.lower()]
+        (version,) = [part.version for part in pin.specifier]
+        assert requirement.specifier.contains(version), requirement.name
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(labkit .+)$", README, flags=re.MULTILINE))
+def test_every_command_of_the_readme_is_one(line):
+    commands = build_parser()._subparsers._group_actions[0].choices
+    name = line.split()[1]
+    assert name in commands
+    flags = {option for action in commands[name]._actions for option in action.option_strings}
+    assert set(re.findall(r"(?<![\w-])--?[A-Za-z_-]+", line)) <= flags
+
+
+def test_the_readmes_example_of_a_model_and_a_loss_trains(data_directory, tmp_path):
+    from labkit.config import TrainConfig
+    from labkit.train import fit
+
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    plugin = tmp_path / "my_losses.py"
+    plugin.write_text(example)
+    result = fit(
+        TrainConfig(
+            plugin=str(plugin),
+            model="tiny",
+            loss="spread",
+            images_per_class=2,
+            train_dir=str(data_directory / "train"),
+            run_dir=str(tmp_path / "run"),
+            batch_size=8,
+            image_size=64,
+            max_epoch=2,
+            device="cpu",
+        )
+    )
+    assert result.rows[1]["train_loss"] < result.rows[0]["train_loss"]
