@@ -2,20 +2,20 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from labkit.config import TrainConfig, read_settings
 from labkit.errors import UserError, reason
-from labkit.files import atomic_path, make_folder, sha256, write_csv
+from labkit.files import atomic_path, only_writer, sha256, write_bytes, write_csv
 from labkit.models import InputSpec, build_model
 from labkit.reference import load_reference_model
 
@@ -201,22 +201,14 @@ class RunFolder:
         self.state_file = self.path / "last" / "state.pt"
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
-        self._lock = FileLock(self.path / ".lock")
 
     def __enter__(self) -> "RunFolder":
-        make_folder(self.path)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"another run is writing to {self.path}: wait for it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {reason(error)}") from None
+        self._lock = only_writer(self.path)
+        self._lock.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        self._lock.release()
+    def __exit__(self, *error) -> None:
+        self._lock.__exit__(*error)
 
     def begin(self, config: TrainConfig) -> None:
         """Write the settings, or hold them against those that the folder was begun with.
@@ -239,8 +231,10 @@ class RunFolder:
 
     def save_state(self, state: dict) -> None:
         """Write all that resuming needs, as one file."""
-        with atomic_path(self.state_file) as beside:
-            torch.save(state, beside)
+        # Through memory: PyTorch's own writer does not say that the disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.state_file, buffer.getbuffer())
 
     def load_state(self) -> dict | None:
         """What `save_state` wrote last; None at the beginning of a run."""

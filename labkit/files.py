@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from labkit.errors import UserError, reason
 
+_NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 CACHE_VARIABLE = "KSTAR_FACELAB_CACHE"
 
 
@@ -62,12 +64,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.chmod(0o666 & ~_umask())
         os.replace(beside, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_WRITING:
             raise _cannot_write(path, error) from error
+        if os.strerror(errno.ENOSPC) in str(error):  # a library's own error for a full disk
+            raise _cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Keep other processes that ask for the same from a folder (made when missing).
+
+    The system frees the lock when the process ends, however it ends. Raises UserError when
+    another process holds it or the folder cannot be written.
+    """
+    lock = FileLock(make_folder(folder) / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another run is writing to {folder}: wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise _cannot_write(Path(folder), error) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
@@ -85,7 +111,7 @@ def _umask() -> int:
     return mask
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
     """Write the file whole or not at all."""
     with atomic_path(path) as beside:
         beside.write_bytes(data)

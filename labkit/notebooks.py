@@ -13,7 +13,7 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from labkit.errors import UserError
-from labkit.files import make_folder, write_text
+from labkit.files import make_folder, only_writer, write_text
 from labkit.lab import Lab
 
 NOTEBOOKS = ("01_pretrain", "02_finetune", "03_evaluate", "04_lookalike", "05_facemap")
@@ -54,6 +54,11 @@ def run_all(lab: Lab, *, photo: str | Path | None = None, say=print) -> list[Not
     source = notebook_folder()
     lab.prepare_data()
     out = make_folder(lab.folder("notebooks"))
+    with only_writer(out):
+        return _run_in_order(lab, source, out, photo, say)
+
+
+def _run_in_order(lab: Lab, source: Path, out: Path, photo, say) -> list[NotebookRun]:
     runs: list[NotebookRun] = []
     history = hashlib.sha256()
     for name in NOTEBOOKS:

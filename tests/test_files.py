@@ -19,12 +19,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_a_full_disk_is_one_clear_line_and_keeps_the_old_file(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_clear_line_and_keeps_the_old_file(tmp_path, error):
     path = tmp_path / "file.txt"
     write_text(path, "old")
     with pytest.raises(UserError, match="no space left on device; free some space"):
         with atomic_path(path):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise error
     assert path.read_text() == "old"
 
 
