@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from labkit.checkpoint import load_reference_model
-from labkit.cli import train_settings
 from labkit.config import TrainConfig, read_settings
 from labkit.crop import crop_face, find_faces, largest_face, read_photo
 from labkit.data import FaceFolder, PairList, make_pairs
@@ -24,6 +23,7 @@ from labkit.files import atomic_path
 from labkit.lab import Lab
 from labkit.models import InputSpec
 from labkit.progress import progress
+from labkit.train_flags import train_settings
 
 Answer = tuple[dict, str]
 

@@ -8,10 +8,11 @@ import torch
 from conftest import make_faces
 
 from labkit.checkpoint import save_weights
-from labkit.cli import build_parser, main, train_settings
+from labkit.cli import build_parser, main
 from labkit.config import TrainConfig
 from labkit.data import PairList
 from labkit.models import InputSpec, build_model
+from labkit.train_flags import train_settings
 
 
 @pytest.fixture(scope="module")

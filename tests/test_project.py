@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ORDER = """
     errors files progress signals registry plugins config metrics data models losses optim
     reference checkpoint devices embed plots evaluate train crop gallery facemap widgets synth
-    lab notebooks doctor cli commands __main__
+    lab notebooks doctor train_flags commands cli __main__
 """.split()
 
 
