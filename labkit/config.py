@@ -223,9 +223,17 @@ PRESETS = {
     "demo": Preset(
         "demo",
         "a quarter of an hour on two cores: real learning, on built-in faces",
-        _faces((320, 16), (120, 16), (50, 10), (60, 10), size=112),
-        _small(PAPER_PRETRAIN, image_size=64, batch_size=64, max_epoch=10, lr_decay=0.5),
-        _small(PAPER_FINETUNE, image_size=64, batch_size=60, max_epoch=10),
+        _faces((480, 16), (200, 12), (50, 10), (60, 10), size=112),
+        _small(
+            PAPER_PRETRAIN,
+            image_size=64,
+            batch_size=64,
+            max_epoch=10,
+            lr=0.0015,
+            scheduler="cosine",
+            warmup_epochs=0.5,
+        ),
+        _small(PAPER_FINETUNE, image_size=64, batch_size=60, max_epoch=16, restart_epochs=8),
     ),
     "paper": Preset(
         "paper",

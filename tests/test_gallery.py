@@ -265,7 +265,7 @@ def test_calibration_needs_both_kinds_and_finite_scores():
 def test_the_description_is_honest_when_nobody_is_alike():
     calibration = fit_calibration(*scores_and_labels())
     assert "not much alike" in calibration.describe(0.0)
-    assert "more than 99.9 %" in calibration.describe(0.7)
+    assert "closer than nearly every pair" in calibration.describe(0.7)
     assert "chance of the same person" in calibration.describe(0.5)
 
 

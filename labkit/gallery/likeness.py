@@ -47,8 +47,10 @@ class Calibration:
         chance = float(self.probability(similarity))
         if percentile < 50:
             return "not much alike: many pairs of different people are closer"
-        beyond = "more than 99.9" if percentile >= 99.9 else f"{percentile:.1f}"
-        sentence = f"closer than {beyond} % of pairs of different people"
+        if percentile >= 99.9:
+            sentence = "closer than nearly every pair of different people"
+        else:
+            sentence = f"closer than {percentile:.1f} % of pairs of different people"
         if percentile >= 95:
             sentence += f"; chance of the same person {_percent(chance)} at even odds"
         return sentence
