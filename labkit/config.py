@@ -228,7 +228,7 @@ PRESETS = {
             PAPER_PRETRAIN,
             image_size=64,
             batch_size=64,
-            max_epoch=10,
+            max_epoch=8,
             lr=0.0015,
             scheduler="cosine",
             warmup_epochs=0.5,

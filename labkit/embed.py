@@ -50,17 +50,25 @@ class Embedder:
 
     @classmethod
     def of_model(
-        cls, model: nn.Module, input_spec: InputSpec, embedding_size: int, *, batch_size: int = 64
+        cls,
+        model: nn.Module,
+        input_spec: InputSpec,
+        embedding_size: int,
+        *,
+        batch_size: int = 64,
+        quiet: bool = False,
     ) -> "Embedder":
         """An embedder around a network in memory, in the mode that it is in."""
         embedder = cls.__new__(cls)
         embedder._set(model, input_spec, embedding_size, batch_size)
+        embedder.quiet = quiet
         embedder.info, embedder.weights_path, embedder.weights_sha256 = None, Path("memory"), ""
         return embedder
 
     def _set(self, model: nn.Module, spec: InputSpec, embedding_size: int, batch_size: int):
         self.model, self.input_spec, self.batch_size = model, spec, batch_size
         self.embedding_size, self.image_size = embedding_size, spec.image_size
+        self.quiet = False
         self.device = next(model.parameters()).device
         if self.device.type != "mps":
             model.to(memory_format=torch.channels_last)
@@ -84,7 +92,7 @@ class Embedder:
         ahead = 4 * self.batch_size
         with (
             ThreadPoolExecutor(min(8, cpu_count() or 1)) as threads,
-            progress(total=len(paths), desc=desc, unit="image") as bar,
+            progress(total=len(paths), desc=desc, unit="image", quiet=self.quiet) as bar,
         ):
             pixels = _map_ahead(threads, self._file_pixels, paths, ahead)
             for batch in _batches(pixels, self.batch_size):

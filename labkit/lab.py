@@ -6,7 +6,7 @@ OUT/evaluate/   OUT/lookalike/    OUT/facemap/    OUT/notebooks/
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -63,7 +63,8 @@ class Lab:
     def config(self, stage: str, **changes) -> TrainConfig:
         """Training settings of `pretrain` or `finetune` for this lab's folders.
 
-        Fine-tuning starts from the pretrained weights.
+        Fine-tuning starts from the pretrained weights. Where a folder has fewer people (with
+        enough images) than the preset's batch, the batch takes them all.
         """
         fixed = dict(
             run_dir=str(self.folder(stage)),
@@ -74,7 +75,10 @@ class Lab:
         )
         if stage == "finetune":
             fixed["initial_weights"] = str(self.weights("pretrain"))
-        return self.settings.stage(stage, **{**fixed, **changes})
+        config = self.settings.stage(stage, **{**fixed, **changes})
+        counts = FaceFolder.scan(config.train_dir).counts()
+        people = int((counts >= config.images_per_class).sum())
+        return replace(config, batch_size=min(config.batch_size, max(people, 1)))
 
     def folder(self, part: str) -> Path:
         """Where a part of the lab keeps its results."""

@@ -224,10 +224,7 @@ def fit(config: TrainConfig) -> TrainResult:
                 last_epoch = epoch + 1 == config.max_epoch
                 if main:
                     if validation and (last_epoch or (epoch + 1) % config.val_interval == 0):
-                        network.eval()
-                        embedder = Embedder.of_model(network, spec, config.embedding_size)
-                        scores = score_pairs(embedder, validation, config.val_dir)
-                        row["val_eer"] = eer(scores, validation.labels)
+                        row["val_eer"] = _validate(network, spec, validation, config)
                     _keep_weights(folder, network, config, spec, here, row)
                 here.rows.append(row)
                 here.epoch, here.step, here.loss_sum, here.accuracy_sum = epoch + 1, 0, 0.0, 0.0
@@ -273,6 +270,12 @@ def _read_validation(config: TrainConfig) -> PairList | None:
     pairs = PairList.read(config.val_list, config.val_dir)
     pairs.check_labels(config.val_list)
     return pairs
+
+
+def _validate(network: nn.Module, spec: InputSpec, pairs: PairList, config: TrainConfig) -> float:
+    """EER of the validation list, percent; leaves the network in evaluation mode."""
+    embedder = Embedder.of_model(network.eval(), spec, config.embedding_size, quiet=True)
+    return eer(score_pairs(embedder, pairs, config.val_dir), pairs.labels)
 
 
 def _build_loss(config: TrainConfig, identities: int) -> nn.Module:

@@ -1,0 +1,40 @@
+import pytest
+
+from labkit.errors import UserError
+from labkit.lab import Lab
+
+
+@pytest.fixture
+def lab(data_directory, tmp_path):
+    return Lab(preset="demo", data_dir=str(data_directory), run_dir=str(tmp_path / "run"))
+
+
+def test_a_small_data_directory_gets_a_batch_that_fits(lab):
+    assert lab.config("pretrain").batch_size == 12
+    assert lab.config("pretrain", batch_size=5).batch_size == 5
+
+
+def test_a_stage_names_the_notebook_that_has_to_run_before_it(lab):
+    with pytest.raises(UserError, match="run notebook 01_pretrain"):
+        lab.config("finetune")
+    with pytest.raises(UserError, match="run the notebooks before this one"):
+        lab.file("lookalike", "gallery.safetensors")
+
+
+def test_all_stars_are_those_of_train_val_and_test(lab):
+    stars = lab.stars()
+    assert len(stars.identities) == 10 + 8 + 8
+    assert {stars.name(i).split("/")[0] for i in range(len(stars))} == {"train", "val", "test"}
+
+
+def test_results_pass_from_one_notebook_to_the_next(lab):
+    assert lab.results("evaluate") is None
+    lab.save_results("evaluate", {"eer": 1.5})
+    assert lab.results("evaluate") == {"eer": 1.5}
+
+
+def test_a_data_directory_out_of_order_stops_before_anything_is_made(tmp_path):
+    lab = Lab(preset="smoke", data_dir=str(tmp_path), run_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError, match="problems:"):
+        lab.prepare_data()
+    assert not (tmp_path / "run").exists()
