@@ -233,7 +233,7 @@ PRESETS = {
             scheduler="cosine",
             warmup_epochs=0.5,
         ),
-        _small(PAPER_FINETUNE, image_size=64, batch_size=60, max_epoch=16, restart_epochs=8),
+        _small(PAPER_FINETUNE, image_size=64, batch_size=60, max_epoch=10),
     ),
     "paper": Preset(
         "paper",
