@@ -90,6 +90,8 @@ def test_all_five_run_and_leave_what_they_promise(lab):
         assert len(rows) == 2 and all(0 <= row["val_eer"] <= 100 for row in rows)
     for part, name in [
         ("data", "test_blind.csv"),
+        ("pretrain", "training_curves.png"),
+        ("finetune", "training_curves.png"),
         ("evaluate", "summary.json"),
         ("evaluate", "finetune_test_scores.csv"),
         ("evaluate", "test_blind_scores.csv"),
