@@ -1,5 +1,6 @@
 """Photographs of rendered people as tensors."""
 
+import dataclasses
 from functools import lru_cache
 
 import numpy as np
@@ -143,7 +144,7 @@ def find_landmarks(persons: list, photos: list, size: int = 128, device: str = "
     return torch.cat(found)
 
 
-def guest_photo(seed: int = 0, size: int = 640) -> Image.Image:
+def guest_photo(seed: int = 0, size: int = 480) -> Image.Image:
     """A portrait (size, size) of a rendered person who is in no set, still to be cropped."""
     stars = KStars(seed)
     guest = stars.person(GUEST)
@@ -157,12 +158,12 @@ def guest_photo(seed: int = 0, size: int = 640) -> Image.Image:
             + 40 * (shot.occluder is not None)
             + 40 * (shot.glasses != "none")
             + 20 * (shot.expression not in ("neutral", "smile"))
-            + 3000 * camera["blur"]
-            + 1000 * camera["noise"]
             + 60 * abs(camera["exposure"])
             + 60 * abs(camera["saturation"] - 1)
         )
 
     plain = min(shots, key=flaws)
-    picture = draw([guest], [plain], size, wider=2.0)[0]
+    sharp = {**plain.camera, "blur": 0.002, "noise": 0.01, "resolution": 1.0}
+    plain = dataclasses.replace(plain, camera=sharp)
+    picture = draw([guest], [plain], size, wider=1.6)[0]
     return Image.fromarray(picture.permute(1, 2, 0).numpy())
