@@ -12,6 +12,7 @@ import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
+from labkit.crop import largest_face, read_photo
 from labkit.errors import UserError
 from labkit.files import make_folder, only_writer, write_text
 from labkit.lab import Lab
@@ -49,9 +50,12 @@ def run_all(lab: Lab, *, photo: str | Path | None = None, say=print) -> list[Not
     """Execute the five notebooks for `lab`, skipping those that have already run to their end.
 
     A notebook runs again when it, its parameters, or one before it has changed. Executed copies
-    and HTML go to OUT/notebooks. Raises UserError with the notebook's own error when one fails.
+    and HTML go to OUT/notebooks. Raises UserError with the notebook's own error when one fails,
+    and before anything runs when the photo cannot be read or shows no face.
     """
     source = notebook_folder()
+    if photo is not None:
+        largest_face(read_photo(photo), name=str(photo))  # now, not after an hour of training
     lab.prepare_data()
     out = make_folder(lab.folder("notebooks"))
     with only_writer(out):

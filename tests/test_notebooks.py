@@ -121,10 +121,15 @@ def test_a_second_run_goes_on_from_what_is_there(lab, capsys, monkeypatch):
     assert "after fine-tuning" in out and "astronaut.png" in out
 
 
-def test_a_photo_without_a_face_stops_the_run_with_one_clear_line(lab, capsys, tmp_path):
-    photo = tmp_path / "grey.png"
-    Image.new("RGB", (200, 200), (120, 120, 120)).save(photo)
-    arguments = [*lab[1][:-1], str(photo)]
-    assert main([*arguments, "--device", "cpu"]) == 2
-    err = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "04_lookalike stopped" in err and "no face" in err.lower()
+@pytest.mark.parametrize("content", ["no face", "no photo", "nothing"])
+def test_a_photo_that_will_not_do_is_told_before_anything_runs(content, capsys, tmp_path):
+    photo = tmp_path / "photo.png"
+    if content == "no face":
+        Image.new("RGB", (200, 200), (120, 120, 120)).save(photo)
+    if content == "no photo":
+        photo.write_text("text")
+    arguments = ["run", "--preset", "smoke", "--out", str(tmp_path / "run"), "--photo", str(photo)]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert "photo.png" in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
