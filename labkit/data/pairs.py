@@ -39,9 +39,13 @@ class PairList:
         """The two file names of pair i."""
         return self.files[self.left[i]], self.files[self.right[i]]
 
+    def file_identities(self) -> list[str]:
+        """Identity of each file: the first folder of its name."""
+        return [name.split("/", 1)[0] for name in self.files]
+
     def identities(self) -> tuple[np.ndarray, np.ndarray]:
         """Identity (the first folder of the name) of the left and right images, str (n,) each."""
-        of_file = np.array([name.split("/", 1)[0] for name in self.files])
+        of_file = np.array(self.file_identities())
         return of_file[self.left], of_file[self.right]
 
     @classmethod

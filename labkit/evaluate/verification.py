@@ -59,7 +59,7 @@ class IdentityErrors:
 
 def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The identities of a pair list (first folder of each name), and each side's numbers (n,)."""
-    names, of_file = np.unique([f.split("/", 1)[0] for f in pairs.files], return_inverse=True)
+    names, of_file = np.unique(pairs.file_identities(), return_inverse=True)
     return names.tolist(), of_file[pairs.left], of_file[pairs.right]
 
 
