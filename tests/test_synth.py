@@ -13,7 +13,6 @@ from PIL import Image
 from labkit.data import FaceFolder
 from labkit.errors import UserError
 from labkit.synth import (
-    FreshFaces,
     KStars,
     SynthSizes,
     World,
@@ -208,21 +207,6 @@ def test_data_directory_shares_nobody_between_its_parts(tmp_path):
     before = (out / "val_pairs.csv").stat().st_mtime_ns
     make_data_directory(out, sizes)
     assert (out / "val_pairs.csv").stat().st_mtime_ns == before
-
-
-def test_fresh_faces_are_new_in_each_epoch_and_repeatable():
-    faces = FreshFaces(
-        World(0), 5, batch_size=2, images_per_class=2, images_per_epoch=2, size=32, first_identity=7
-    )
-    batches = list(faces)
-    assert len(batches) == len(faces) == 2
-    images, labels = batches[0]
-    assert images.shape == (2, 2, 3, 32, 32) and len(set(labels.tolist())) == 2
-    assert torch.equal(images[0, 1], render(World(0), 7 + int(labels[0]), 1, 32)[0])
-    assert torch.equal(next(iter(faces))[0], images)
-    faces.set_epoch(1)
-    images, labels = next(iter(faces))
-    assert torch.equal(images[0, 0], render(World(0), 7 + int(labels[0]), 2, 32)[0])
 
 
 def test_rendering_does_not_import_anny():

@@ -106,7 +106,7 @@ def make_dataset(
     ):
         if value < least:
             raise UserError(f"{name} must be at least {least}, got {value}")
-    people = _population(population, seed)
+    people = find_population(population, seed)
     settings = {
         "population": getattr(people, "name", type(people).__name__),
         "seed": getattr(people, "seed", seed),
@@ -147,7 +147,8 @@ def make_dataset(
     return out
 
 
-def _population(population, seed: int):
+def find_population(population, seed: int):
+    """World(seed) or KStars(seed) by name; an object is given back. UserError for other names."""
     if not isinstance(population, str):
         return population
     if population not in POPULATIONS:

@@ -52,7 +52,8 @@ class Person:
     @property
     def brow_colour(self) -> np.ndarray:
         """Linear RGB of brows and beard: the hair's own colour, a little darker."""
-        return np.minimum(self.hair["natural"] * 0.8, 0.2)
+        own = self.hair["natural"]
+        return own * min(0.8, 0.2 / own.max())
 
     @property
     def synthetic(self) -> bool:

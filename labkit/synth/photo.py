@@ -18,7 +18,8 @@ class Photo:
     actions (52,) facial actions; gaze (2,) degrees left and up; head, body (3, 3) rotations;
     distance in metres; shift (2,) and zoom: the face detector's inaccuracy, in boxes.
     key: direction of the main light towards the light (camera frame), its colour and softness;
-    ambient (9, 3): the surroundings as spherical harmonics.
+    ambient (9, 3): the surroundings as spherical harmonics. border (4,): how much of the square
+    lies outside the photograph and is padded, left, top, right, bottom, as parts of its side.
     """
 
     actions: np.ndarray
@@ -45,6 +46,7 @@ class Photo:
     background: dict = field(repr=False)
     glasses: str
     occluder: dict | None
+    border: np.ndarray
     camera: dict = field(repr=False)
     noise_seed: int
 
@@ -120,7 +122,7 @@ def _actions(rng: np.random.Generator, star: bool) -> tuple[np.ndarray, str]:
         add(name, amount * strength * float(np.exp(rng.normal(0, 0.15))))
     for name in ("browInnerUp", "browOuterUp", "browDown", "eyeSquint", "mouthPress"):
         add(name, abs(rng.normal(0, 0.06)))
-    add("eyeBlink", (0.02 if star else 0.07) + abs(rng.normal(0, 0.05)))
+    add("eyeBlink", (0.02 if star else 0.03) + abs(rng.normal(0, 0.05)))
     if star:
         add("mouthSmile", abs(rng.normal(0.08, 0.06)))
     return np.clip(values, 0, 1).astype(np.float32), expression
@@ -178,7 +180,7 @@ def _background(rng: np.random.Generator) -> dict:
 
 
 def _occluder(rng: np.random.Generator, person) -> dict | None:
-    if rng.random() > 0.07:
+    if rng.random() > (0.05 if person.population == "kstar" else 0.07):
         return None
     kind = pick(rng, {"hand": 0.8, "edge": 1.0, "mask": 0.7, "object": 0.6})
     side = rng.choice([-1, 1])
@@ -201,11 +203,23 @@ def _occluder(rng: np.random.Generator, person) -> dict | None:
     }
 
 
+def _border(rng: np.random.Generator) -> np.ndarray:
+    """Most faces are well inside their photograph; some are at its edge, few fill it."""
+    border = np.zeros(4)
+    kind = rng.random()
+    if kind < 0.03:
+        border[:] = rng.uniform(0, 0.12, 4)
+    elif kind < 0.12:
+        border[rng.integers(4)] = rng.exponential(0.1)
+    return border.clip(0, 0.25)
+
+
 def draw_photo(rng: np.random.Generator, person, population: str) -> Photo:
     """One photograph of `person`."""
     star = population == "kstar"
     actions, expression = _actions(rng, star)
-    yaw = clipped(rng, 0, 16, -45, 45)
+    # Stars look good in photographs: they face the camera more, and professionals take them.
+    yaw = clipped(rng, 0, 13 if star else 16, -45, 45)
     pitch = clipped(rng, -1, 7.5, -25, 25)
     roll = clipped(rng, 0, 6, -20, 20)
     turn = rng.uniform(0.2, 0.9)
@@ -222,20 +236,20 @@ def draw_photo(rng: np.random.Generator, person, population: str) -> Photo:
     colour = hair["colour"]
     dyes = np.array([[0.012, 0.010, 0.010], [0.05, 0.028, 0.018], [0.16, 0.09, 0.045],
                      [0.17, 0.15, 0.14], [0.45, 0.33, 0.19], [0.1, 0.018, 0.028]])  # fmt: skip
-    if rng.random() < (0.22 if star else 0.08):
+    if rng.random() < (0.14 if star else 0.08):
         colour = dyes[pick_index(rng, [4, 3, 2, 1, 0.6, 0.4])]
     glasses = "none"
     if person.glasses is not None and rng.random() < person.glasses["worn"]:
         glasses = "own"
-    elif rng.random() < 0.03:
+    elif rng.random() < (0.015 if star else 0.03):
         glasses = "sun"
     lip = rng.uniform(0, 0.6) if person.gender == "female" else rng.uniform(0, 0.12)
     lip_tint = [0.85, 0.27, 0.32] if rng.random() < 0.6 else [0.7, 0.16, 0.18]
-    quality = rng.random()
+    quality = rng.random() ** (0.7 if star else 1.0)
     camera = {
         "exposure": clipped(rng, 0.0, 0.28, -0.7, 0.6),
         "balance": np.exp(rng.normal(0, 0.06, 3)),
-        "saturation": 0.0 if rng.random() < 0.03 else clipped(rng, 1.08, 0.17, 0.5, 1.5),
+        "saturation": 0.0 if rng.random() < 0.08 else clipped(rng, 1.0, 0.17, 0.5, 1.5),
         "contrast": clipped(rng, 1.05, 0.11, 0.75, 1.35),
         "blur": abs(rng.normal(0, 0.004)) + (0.006 * rng.random() if quality < 0.2 else 0),
         "noise": abs(rng.normal(0, 0.008)) + (0.02 * rng.random() if quality < 0.15 else 0),
@@ -256,6 +270,7 @@ def draw_photo(rng: np.random.Generator, person, population: str) -> Photo:
         hair_colour=colour * np.exp(rng.normal(0, 0.15)), cloth=cloth,
         collar=np.array([-0.150 - 0.02 * rng.random(), rng.choice([0.0, 0.0, -0.25, 0.15])]),
         background=_background(rng), glasses=glasses, occluder=_occluder(rng, person),
+        border=_border(rng),
         camera=camera, noise_seed=int(rng.integers(2**31)), **light,
     )  # fmt: skip
 

@@ -24,7 +24,8 @@ _MATERIALS = {0: MADE_OF_SKIN, 1: MADE_OF_EYE, 2: MADE_OF_EYE, 3: MADE_OF_TEETH,
               5: MADE_OF_TONGUE, 6: MADE_OF_LASH}  # fmt: skip
 PIVOT = (0.0, -0.085, -0.005)
 LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-PEOPLE_KEPT = 128
+PEOPLE_KEPT = 256
+MAP_BYTES = MAP_HEIGHT * MAP_WIDTH * 4 * 4
 
 
 @dataclass
@@ -204,6 +205,10 @@ class Wardrobe:
 
     def __init__(self, device: str):
         self.assets = assets(device)
+        self.most = PEOPLE_KEPT
+        if self.assets.device.type == "cuda":  # where painting would keep the GPU waiting
+            memory = torch.cuda.get_device_properties(self.assets.device).total_memory
+            self.most = max(PEOPLE_KEPT, memory // 4 // MAP_BYTES)
         self.kept: dict[object, Dressed] = {}
         self.lock = threading.Lock()
 
@@ -213,7 +218,7 @@ class Wardrobe:
         if found is None:
             found = self._dress(person)
             with self.lock:
-                while len(self.kept) >= PEOPLE_KEPT:
+                while len(self.kept) >= self.most:
                     self.kept.pop(next(iter(self.kept)))
                 self.kept[key] = found
         return found

@@ -13,6 +13,7 @@ from labkit.synth.hair import table_at
 from labkit.synth.raster import Fragments
 from labkit.synth.skin import BOTTOM, MAP_HEIGHT, MAP_WIDTH, TOP
 
+PADDING = 128  # as crop.py pads what lies outside a photograph
 _STRANDS_AROUND = 1.6 * NOISE_SIZE
 
 
@@ -181,15 +182,15 @@ def _skin(a, values, image, light, people, persons, photos) -> Tensor:
     if masked.any():
         masked = rows_of(torch.from_numpy(masked).to(device), image)
         height, side = TOP - v * (TOP - BOTTOM), (u - 0.5).abs()
-        edge = torch.minimum(-0.030 - 0.05 * side / 0.3 - height, height + 0.122 - 0.10 * side)
-        edge = (edge * 500).clamp(0, 1) * (side < 0.30) * masked[:, 3]
+        edge = torch.minimum(-0.030 - 0.08 * side - height, height + 0.122 - 0.05 * side)
+        edge = (edge * 500).clamp(0, 1) * masked[:, 3]
         folds = 1 - 0.12 * torch.sin(height * 420)
         folds = folds * rows_of(light["level"], image) * (0.7 + 0.35 * values[:, 4].clamp(0, 1))
         cover = masked[:, :3] * folds.unsqueeze(1)
         colour = torch.lerp(colour, cover, edge.unsqueeze(1))
 
     collar = rows_of(numbers("collar", photos, device), image)
-    edge = collar[:, 0] - collar[:, 1] * (u - 0.5).abs() - TOP + v * (TOP - BOTTOM)
+    edge = collar[:, 0] - 0.47 * collar[:, 1] * (u - 0.5).abs() - TOP + v * (TOP - BOTTOM)
     place = (edge > 0).nonzero().squeeze(1)
     at, who = rows_of(colour, place), rows_of(image, place)
     edge = (rows_of(edge, place) * 400).clamp(0, 1).unsqueeze(1)
@@ -272,32 +273,43 @@ def _between_cells(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def background(a: scene.Assets, photos: list, size: int, pixel: Tensor) -> Tensor:
     """Out-of-focus backgrounds at some pixels of (batch, size, size), linear RGB (n, 3)."""
-    cells = _CELLS
-    device = a.device
+    cells, device = _CELLS, a.device
+    plans = [photo.background for photo in photos]
+
+    def number(values, dtype=np.float32) -> Tensor:
+        return torch.from_numpy(np.array(list(values), dtype=dtype)).to(device)
+
     grid = (torch.arange(cells, device=device) + 0.5) / cells * 2 - 1
     y, x = torch.meshgrid(grid, grid, indexing="ij")
-    out = []
-    for photo in photos:
-        b = photo.background
-        dy, dx, ey, ex = (int(value) for value in b["offset"])
-        step = b["scale"] * 3.0
-        rows = (torch.arange(cells, device=device) * float(step[0]) + dy).long() % NOISE_SIZE
-        columns = (torch.arange(cells, device=device) * float(step[1]) + dx).long() % NOISE_SIZE
-        one = a.bank[2][rows][:, columns]
-        two = a.bank[2][(rows + ey) % NOISE_SIZE][:, (columns + ex) % NOISE_SIZE]
-        across = x * math.cos(b["angle"]) + y * math.sin(b["angle"])
-        if b["kind"] == "plain":
-            one, two = 0.3 * one, 0.2 * two
-        elif b["kind"] == "blobs":
-            one, two = (one - 0.6).clamp(0, 1) * 2, (two - 0.9).clamp(0, 1) * 2.5
-        elif b["kind"] == "bars":
-            one = torch.sin(across * float(6 * b["scale"][0] + 2) + dy) * 2
-            one = one.clamp(-0.7, 0.7) + 0.2 * two
-        one = torch.sigmoid(1.4 * one + float(b["gradient"][0]) * 2 * across)[..., None]
-        two = torch.sigmoid(1.4 * two - 1 + float(b["gradient"][1]) * 2 * x)[..., None]
-        c = torch.tensor(b["colours"], dtype=torch.float32, device=device)
-        out.append(((c[0] * (1 - one) + c[1] * one) * (1 - two) + c[2] * two) * float(b["light"]))
-    coarse = torch.stack(out).reshape(-1, 3)
+    offset = number((b["offset"] for b in plans), np.int64)
+    step = number(b["scale"] * 3.0 for b in plans)
+    place = (torch.arange(cells, device=device) * step[..., None]).long() + offset[:, :2, None]
+    again = place + offset[:, 2:, None]
+    clouds = a.bank[2]
+    one = clouds[(place[:, 0] % NOISE_SIZE)[:, :, None], (place[:, 1] % NOISE_SIZE)[:, None]]
+    two = clouds[(again[:, 0] % NOISE_SIZE)[:, :, None], (again[:, 1] % NOISE_SIZE)[:, None]]
+    cosine, sine, waves, phase, lean, side = number(
+        (math.cos(b["angle"]), math.sin(b["angle"]), 6 * b["scale"][0] + 2, b["offset"][0],
+         2 * b["gradient"][0], 2 * b["gradient"][1])
+        for b in plans
+    ).T[..., None, None]  # fmt: skip
+    across = x * cosine + y * sine
+    kinds = [b["kind"] for b in plans]
+
+    def are(kind: str) -> Tensor:
+        return torch.tensor([name == kind for name in kinds], device=device)[:, None, None]
+
+    bars = (torch.sin(across * waves + phase) * 2).clamp(-0.7, 0.7) + 0.2 * two
+    blobs = (one - 0.6).clamp(0, 1) * 2
+    one = torch.where(are("plain"), 0.3 * one, torch.where(are("blobs"), blobs, one))
+    one = torch.where(are("bars"), bars, one)
+    blobs = (two - 0.9).clamp(0, 1) * 2.5
+    two = torch.where(are("plain"), 0.2 * two, torch.where(are("blobs"), blobs, two))
+    one = torch.sigmoid(1.4 * one + lean * across)[..., None]
+    two = torch.sigmoid(1.4 * two - 1 + side * x)[..., None]
+    c = number(b["colours"] * b["light"] for b in plans)[:, :, None, None]
+    coarse = (c[:, 0] * (1 - one) + c[:, 1] * one) * (1 - two) + c[:, 2] * two
+    coarse = coarse.reshape(-1, 3)
     image = torch.div(pixel, size * size, rounding_mode="floor")
     index, weights = _between_cells(size, device)
     inside = pixel - image * (size * size)
@@ -309,8 +321,8 @@ def develop(a: scene.Assets, linear: Tensor, photos: list, size: int, brightness
     """What the camera makes of linear RGB (batch, n, n, 3): uint8 (batch, 3, size, size).
 
     Lens and sensor blur with the reduction to `size` in one separable filter; then exposure,
-    colour balance, a film-like curve, saturation, contrast and noise. `brightness` (batch,) is the
-    light on the face, which automatic exposure mostly evens out.
+    colour balance, a film-like curve, saturation, contrast, noise and the padding. `brightness`
+    (batch,) is the light on the face, which automatic exposure mostly evens out.
     """
     device = a.device
     fine = linear.shape[1]
@@ -347,4 +359,11 @@ def develop(a: scene.Assets, linear: Tensor, photos: list, size: int, brightness
     place = (rows % NOISE_SIZE) * NOISE_SIZE + columns % NOISE_SIZE
     noise = rows_of(a.bank[4].reshape(-1), place.reshape(-1)).reshape(place.shape)
     shown = shown + noise * number("noise")[:, None, None, None]
-    return (shown.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    shown = (shown.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    for picture, photo in zip(shown, photos, strict=True):
+        if photo.border.any():
+            left, top, right, bottom = (round(float(part) * size) for part in photo.border)
+            for side in (picture[:, :, :left], picture[:, :top], picture[:, :, size - right :],
+                         picture[:, size - bottom :]):  # fmt: skip
+                side.fill_(PADDING)
+    return shown

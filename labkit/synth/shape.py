@@ -162,7 +162,7 @@ def draw_local(
     mean = asian * c.asian
     if star:
         mean = mean + c.star + (c.star_woman if gender == "female" else 0)
-    values = mean + c.spread * (1.08 if star else 1.0) * amount
+    values = mean + c.spread * (1.12 if star else 1.0) * amount
     values = values + c.old * max(0.0, age - 45) / 60
     return (np.clip(values, -_LIMIT, _LIMIT) * (c.spread > 0)).astype(np.float32)
 

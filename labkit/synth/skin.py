@@ -18,8 +18,9 @@ _BLOOD = np.array([0.10, 0.50, 0.42])
 
 
 def map_place(x: np.ndarray, y: np.ndarray, z: np.ndarray):
-    """Map coordinates (u, v) in [0, 1] of points in metres, eyes at the origin's height."""
-    w = np.arctan2(x, z + AXIS) / np.pi
+    """Map coordinates (u, v) in [0, 1] of points in metres from the cylinder's axis, at the eyes'
+    height."""
+    w = np.arctan2(x, z) / np.pi
     u = 0.5 + 0.5 * w * (1.6 - 0.6 * np.abs(w))
     return u, (TOP - y) / (TOP - BOTTOM)
 
@@ -45,7 +46,8 @@ class SkinPainter:
 
     def __init__(self, place: np.ndarray, bank: np.ndarray):
         """place: (MAP_HEIGHT, MAP_WIDTH, 3) points of the average head under each map cell."""
-        self.x, self.y = place[..., 0].astype(np.float32), place[..., 1].astype(np.float32)
+        self.place = place.astype(np.float32)
+        self.x, self.y = self.place[..., 0], self.place[..., 1]
         self.ax = np.abs(self.x)
         self.bank = bank
         ax, y = self.ax, self.y
@@ -114,17 +116,12 @@ class SkinPainter:
         return np.concatenate([albedo, gloss], axis=2).astype(np.float32)
 
     def _mole(self, melanin, angle, height, radius, strength) -> None:
-        w = angle / 180
-        u = (0.5 + 0.5 * w * (1.6 - 0.6 * abs(w))) * MAP_WIDTH
-        v = (TOP - height) / (TOP - BOTTOM) * MAP_HEIGHT
-        x0, y0 = int(u) - 5, int(v) - 5
-        if not (0 <= x0 < MAP_WIDTH - 11 and 0 <= y0 < MAP_HEIGHT - 11):
-            return
-        cell_y = (TOP - BOTTOM) / MAP_HEIGHT
-        cell_x = 0.085 * 2 * np.pi / (MAP_WIDTH * (1.6 - 1.2 * abs(w)))
-        yy, xx = np.mgrid[y0 : y0 + 11, x0 : x0 + 11]
-        away = np.hypot((xx + 0.5 - u) * cell_x, (yy + 0.5 - v) * cell_y) / radius
-        melanin[y0 : y0 + 11, x0 : x0 + 11] += strength * 1.2 * np.exp(-(away**2))
+        row = int((TOP - height) / (TOP - BOTTOM) * MAP_HEIGHT)
+        x, z = self.place[row, :, 0], self.place[row, :, 2]
+        column = int(np.abs(np.arctan2(x, z) - np.radians(angle)).argmin())
+        near = slice(max(row - 5, 0), row + 6), slice(max(column - 9, 0), column + 10)
+        away = np.linalg.norm(self.place[near] - self.place[row, column], axis=-1) / radius
+        melanin[near] += strength * 1.2 * np.exp(-(away**2))
 
     def _brows(self, brows: dict, rng: np.random.Generator) -> np.ndarray:
         along = (self.ax - brows["gap"]) / (0.041 * brows["length"])
