@@ -42,7 +42,15 @@ METRIC_COLUMNS = (
     "seconds",
 )
 # Settings that a run may be resumed with in another value: they do not change what was learned.
-_FREE_SETTINGS = {"run_dir", "max_epoch", "workers", "device", "checkpoint_minutes", "compile"}
+_FREE_SETTINGS = {
+    "run_dir",
+    "max_epoch",
+    "workers",
+    "device",
+    "checkpoint_minutes",
+    "compile",
+    "tensorboard",
+}
 
 
 @dataclass(frozen=True)
@@ -205,6 +213,11 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         self._lock = only_writer(self.path)
         self._lock.__enter__()
+        for killed_in_mid_write in (
+            *self.path.glob(".*.partial*"),
+            *self.path.glob("last/.*.partial*"),
+        ):
+            killed_in_mid_write.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *error) -> None:

@@ -41,6 +41,7 @@ class TrainConfig:
 
     batch_size: int = 200
     max_images_per_class: int = 100
+    images_at_once: int | None = None
     mirror: bool = False
     workers: int | None = None
 
@@ -62,6 +63,7 @@ class TrainConfig:
     compile: bool = False
     checkpoint_minutes: float = 5.0
     plugin: str | None = None
+    tensorboard: bool = False
 
     def __post_init__(self):
         for name, value in self.__dict__.items():
@@ -71,8 +73,9 @@ class TrainConfig:
             elif not _fits(value, kind):
                 raise UserError(f"{name} must be {_in_words(kind)}, found {value!r}")
         for name, least in _AT_LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be {least} or more, found {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"{name} must be {least} or more, found {value}")
         if not self.lr > 0:
             raise UserError(f"lr must be above 0, found {self.lr}")
         if (self.val_dir is None) != (self.val_list is None):
@@ -95,6 +98,10 @@ _AT_LEAST = dict(
     images_per_class=1,
     batch_size=1,
     max_images_per_class=1,
+    images_at_once=1,
+    num_classes=2,
+    workers=0,
+    checkpoint_minutes=0,
     lr_step_epochs=1,
     restart_epochs=1,
     max_epoch=1,
@@ -209,7 +216,7 @@ def _faces(world: tuple, train: tuple, val: tuple, test: tuple, size: int) -> di
 
 
 def _small(base: TrainConfig, **changes) -> TrainConfig:
-    return replace(base, mirror=True, mixed_precision=False, **changes)
+    return replace(base, mirror=True, **changes)
 
 
 PRESETS = {
@@ -223,7 +230,7 @@ PRESETS = {
     "demo": Preset(
         "demo",
         "a quarter of an hour on two cores: real learning, on built-in faces",
-        _faces((480, 16), (200, 12), (50, 10), (60, 10), size=112),
+        _faces((480, 16), (300, 12), (50, 10), (100, 10), size=112),
         _small(
             PAPER_PRETRAIN,
             image_size=64,

@@ -9,6 +9,9 @@ from accelerate.state import AcceleratorState
 from labkit.errors import UserError
 
 DEVICE_VARIABLE = "LABKIT_DEVICE"
+# To ask whether there is a GPU must not start one: processes forked from a notebook could not
+# use it any more.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 
 def best_device(name: str | None = None) -> torch.device:
@@ -42,9 +45,13 @@ def mixed_precision(device: torch.device) -> str:
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device.type == "cpu" and _cpu_has_bf16():
         return "bf16"
     return "no"
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def make_accelerator(device_name: str | None, *, mixed: bool, partly_frozen: bool) -> Accelerator:
@@ -63,8 +70,3 @@ def make_accelerator(device_name: str | None, *, mixed: bool, partly_frozen: boo
         mixed_precision=mixed_precision(device) if mixed else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly_frozen)],
     )
-
-
-def default_workers(device: torch.device) -> int:
-    """Loader processes: up to 8 beside a GPU, none where training itself fills the cores."""
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -1,6 +1,7 @@
 """One pass through the course: the data, the run folders, and what each notebook leaves there.
 
 OUT/data/       the built-in faces, when no data directory is given
+OUT/scans/      the listings of the face folders, so that they are read from disk once
 OUT/pretrain/   OUT/finetune/     run folders
 OUT/evaluate/   OUT/lookalike/    OUT/facemap/    OUT/notebooks/
 """
@@ -17,6 +18,7 @@ from labkit.devices import best_device
 from labkit.errors import UserError
 from labkit.files import atomic_path, write_json
 from labkit.synth import SynthSizes, guest_photo, make_data_directory
+from labkit.trainset import TrainingData
 
 STAGES = ("pretrain", "finetune")
 
@@ -53,12 +55,14 @@ class Lab:
                 seed=self.seed,
                 device="cuda" if best_device().type == "cuda" else "cpu",
             )
-        return self.data.check()
+        return self.data.check(cache=self.folder("scans"))
 
     def stars(self) -> FaceFolder:
         """Every star there is: the faces of train, val and test as one folder."""
-        parts = [FaceFolder.scan(path) for path in (self.data.train, self.data.val, self.data.test)]
-        return FaceFolder.union(parts)
+        return FaceFolder.union([self._scan(part) for part in ("train", "val", "test")])
+
+    def _scan(self, part: str) -> FaceFolder:
+        return FaceFolder.scan(self.data.root / part, cache=self.folder("scans") / f"{part}.npz")
 
     def config(self, stage: str, **changes) -> TrainConfig:
         """Training settings of `pretrain` or `finetune` for this lab's folders.
@@ -76,7 +80,10 @@ class Lab:
         if stage == "finetune":
             fixed["initial_weights"] = str(self.weights("pretrain"))
         config = self.settings.stage(stage, **{**fixed, **changes})
-        counts = FaceFolder.scan(config.train_dir).counts()
+        if "train_dir" in changes:
+            counts = TrainingData.open(config).faces.counts()
+        else:
+            counts = self._scan("pretrain" if stage == "pretrain" else "train").counts()
         people = int((counts >= config.images_per_class).sum())
         return replace(config, batch_size=min(config.batch_size, max(people, 1)))
 

@@ -50,7 +50,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def _in_live_notebook() -> bool:
+def in_live_notebook() -> bool:
     """Whether a person looks at this kernel: JupyterLab and VS Code, not papermill."""
     if "IPython" not in sys.modules:
         return False
@@ -78,7 +78,7 @@ def progress(
     choice = os.environ.get("LABKIT_PROGRESS", "")
     if quiet or choice == "none":
         return terminal_bar(iterable, disable=True, **settings)
-    if choice != "plain" and _in_live_notebook():
+    if choice != "plain" and in_live_notebook():
         from tqdm.notebook import tqdm as notebook_bar
 
         return notebook_bar(iterable, **settings)

@@ -6,6 +6,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class StopAsked(Exception):
+    """A signal to stop came inside `stop_at_once`."""
+
+
+@contextmanager
+def stop_at_once(came: list[str]) -> Iterator[None]:
+    """Inside the block SIGTERM and SIGINT are noted in `came` and raise StopAsked.
+
+    For work that can be thrown away; use it inside `stop_signals`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame) -> None:
+        came.append(signal.Signals(number).name)
+        raise StopAsked
+
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def stop_signals() -> Iterator[list[str]]:
     """A list that gets the name of each SIGTERM or SIGINT (Ctrl-C, a kernel's interrupt).

@@ -25,6 +25,7 @@ TRAIN_FLAGS = (
     ("temperature", "temperature of the supcon loss", ()),
     ("batch_size", "identities in a batch, over all processes", ()),
     ("max_images_per_class", "images of an identity in an epoch, at most", ("max_img_per_cls",)),
+    ("images_at_once", "images the network takes at once: less memory, same loss", ()),
     ("workers", "loader processes", ("nDataLoaderThread",)),
     ("optimizer", "adam, adamw or sgd", ()),
     ("lr", "learning rate", ()),
@@ -49,6 +50,7 @@ TRAIN_SWITCHES = (
     ("mixed_precision", "compute in bf16 or fp16 where the hardware has it", ("mixedprec",)),
     ("mirror", "mirror every other training image", ()),
     ("compile", "compile the network with torch.compile", ()),
+    ("tensorboard", "also write the curves for TensorBoard", ()),
 )
 
 

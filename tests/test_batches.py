@@ -6,8 +6,11 @@ from PIL import Image
 from labkit.data import (
     FaceFolder,
     IdentityBatchSampler,
+    TrainingImages,
     centre_crop,
     decode_image,
+    decode_pixels,
+    images,
     random_resized_crop,
     train_loader,
 )
@@ -111,7 +114,11 @@ def test_batches_are_the_same_with_any_number_of_workers(faces):
     batches = {}
     for workers in (0, 2):
         loader = train_loader(
-            folder, batch_size=4, image_size=32, images_per_class=2, mirror=True, workers=workers
+            folder,
+            TrainingImages(folder, image_size=32, mirror=True),
+            batch_size=4,
+            images_per_class=2,
+            workers=workers,
         )
         loader.batch_sampler.set_epoch(1)
         batches[workers] = list(loader)
@@ -125,7 +132,7 @@ def test_a_corrupt_image_is_replaced_by_another_of_its_identity_and_named(faces)
     folder = FaceFolder.scan(faces)
     bad = folder.path(3)
     bad.write_bytes(bad.read_bytes()[:100])
-    loader = train_loader(folder, batch_size=12, image_size=32)
+    loader = train_loader(folder, TrainingImages(folder, image_size=32), batch_size=12)
     batches = list(loader)
     assert {name for batch in batches for name in batch.unreadable} == {folder.name(3)}
     assert len(batches) == 6
@@ -165,11 +172,39 @@ def test_the_centre_crop_is_the_reference_trainers():
 
 def test_random_crops_keep_the_asked_share_of_the_area():
     ramp = np.mgrid[0:200, 0:200].astype(np.uint8)
-    image = Image.fromarray(np.stack([ramp[0], ramp[1], ramp[0]], axis=2))
+    image = np.stack([ramp[0], ramp[1], ramp[0]], axis=2)
     shares = []
     for seed in range(200):
-        crop = np.asarray(random_resized_crop(image, 50, np.random.default_rng(seed)), float)
+        crop = random_resized_crop(image, 50, np.random.default_rng(seed)).astype(float)
         height, width = np.ptp(crop[:, :, 0]) * 50 / 49, np.ptp(crop[:, :, 1]) * 50 / 49
         shares.append(height * width / 200**2)
     assert min(shares) > 0.76 and max(shares) < 1.04
     assert np.mean(shares) == pytest.approx(0.88, abs=0.03)
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (300, 257), (97, 111)])
+@pytest.mark.parametrize("min_size", [None, 30, 64, 200])
+def test_both_decoders_give_the_same_pixels(tmp_path, monkeypatch, shape, min_size):
+    pytest.importorskip("simplejpeg")
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.jpg", quality=80)
+    fast = decode_pixels(tmp_path / "x.jpg", min_size=min_size)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    assert np.array_equal(fast, decode_pixels(tmp_path / "x.jpg", min_size=min_size))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_every_kind_of_jpeg_becomes_rgb(tmp_path, mode):
+    Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode).save(tmp_path / "x.jpg")
+    pixels = decode_pixels(tmp_path / "x.jpg", min_size=20)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+def test_a_random_crop_has_the_pixels_of_pillows_resize():
+    noise = np.random.default_rng(1).integers(0, 256, (120, 100, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(noise).resize((200, 240), Image.Resampling.BICUBIC))
+    ours = random_resized_crop(
+        smooth, 64, np.random.default_rng(0), scale=(1, 1), ratio=(200 / 240, 200 / 240)
+    )
+    theirs = np.asarray(Image.fromarray(smooth).resize((64, 64), Image.Resampling.BILINEAR), int)
+    assert np.abs(ours - theirs).max() <= 1

@@ -5,6 +5,7 @@ can be resumed in the middle of an epoch and be read by any number of workers or
 without a change in what is trained on.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,10 +14,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from labkit.data.folders import FaceFolder
-from labkit.data.images import centre_crop, decode_image, random_resized_crop
+from labkit.data.images import centre_crop, decode_image, decode_pixels, random_resized_crop
 from labkit.errors import UserError
 
 MISSING_GREY = 128
+SECONDS_TO_SAVE = 20  # a loader process outlives SIGTERM by as much
 
 
 class Item(NamedTuple):
@@ -34,11 +36,13 @@ class TrainingBatch(NamedTuple):
     labels: int64 (batch,).
     unreadable: names of the images that could not be decoded, each replaced by another image of
         its identity.
+    numbers: int64 (batch, images_per_class), which images they are.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     unreadable: list[str]
+    numbers: torch.Tensor = torch.empty(0, 0, dtype=torch.int64)
 
 
 class IdentityBatchSampler(Sampler[list[Item]]):
@@ -180,22 +184,24 @@ class TrainingImages(Dataset):
             for j, index in enumerate(item.images):
                 pixels[place, j] = self._augmented(index, item.label, rng, unreadable)
         labels = torch.tensor([item.label for item in items])
-        return TrainingBatch(torch.from_numpy(pixels).permute(0, 1, 4, 2, 3), labels, unreadable)
+        numbers = torch.tensor([item.images for item in items])
+        images = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
+        return TrainingBatch(images, labels, unreadable, numbers)
 
     def _augmented(self, index: int, label: int, rng, unreadable: list[str]) -> np.ndarray:
         image = self._decode(index, label, unreadable)
         if image is None:
             return np.full((self.image_size, self.image_size, 3), MISSING_GREY, np.uint8)
-        pixels = np.asarray(random_resized_crop(image, self.image_size, rng))
+        pixels = random_resized_crop(image, self.image_size, rng)
         return pixels[:, ::-1] if self.mirror and rng.random() < 0.5 else pixels
 
-    def _decode(self, index: int, label: int, unreadable: list[str]):
+    def _decode(self, index: int, label: int, unreadable: list[str]) -> np.ndarray | None:
         """The image, or the next one of the identity that can be read; None when none can."""
         own = self.folder.indices_of(label)
         for turn in range(len(own)):
             candidate = own[(index - own.start + turn) % len(own)]
             try:
-                return decode_image(self.folder.path(candidate), min_size=self.image_size)
+                return decode_pixels(self.folder.path(candidate), min_size=self.image_size)
             except UserError:
                 unreadable.append(self.folder.name(candidate))
         return None
@@ -208,19 +214,20 @@ class TrainingImages(Dataset):
 
 def train_loader(
     folder: FaceFolder,
+    images: Dataset,
     *,
     batch_size: int,
-    image_size: int,
     images_per_class: int = 1,
     max_images_per_class: int = 100,
-    mirror: bool = False,
     workers: int = 0,
     seed: int = 0,
     rank: int = 0,
     processes: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """A loader of `TrainingBatch`es; `loader.batch_sampler.set_epoch` chooses the epoch."""
+    """A loader of what `images` makes of the sampler's items, such as the `TrainingBatch`es of
+    `TrainingImages`; `loader.batch_sampler.set_epoch` chooses the epoch.
+    """
     sampler = IdentityBatchSampler(
         folder,
         batch_size=batch_size,
@@ -231,15 +238,23 @@ def train_loader(
         processes=processes,
     )
     return DataLoader(
-        TrainingImages(folder, image_size=image_size, mirror=mirror),
+        images,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals,
         # Else each epoch would draw from PyTorch's global generator, which the losses use.
         generator=torch.Generator(),
     )
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal to all processes of a job is for the one that trains, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
 
 
 def _as_is(batch: TrainingBatch) -> TrainingBatch:

@@ -19,8 +19,11 @@ class DataDirectory:
         self.test_pairs = self.root / "test_pairs.csv"
         self.test_blind = self.root / "test_blind.csv"
 
-    def check(self) -> dict[str, FaceFolder]:
+    def check(self, *, cache: str | Path | None = None) -> dict[str, FaceFolder]:
         """The four face folders by name; UserError that lists every problem at once.
+
+        cache: a folder that keeps the listings, see `FaceFolder.scan`; millions of files take
+        minutes to list.
 
         Reported are missing or empty folders, identities without an image, identities of the
         training sets that are in val or test too, and what is wrong with the pair lists.
@@ -31,7 +34,8 @@ class DataDirectory:
             raise UserError(f"the data directory {self.root} does not exist")
         for name in ("pretrain", "train", "val", "test"):
             try:
-                folders[name] = FaceFolder.scan(self.root / name)
+                kept = Path(cache) / f"{name}.npz" if cache else None
+                folders[name] = FaceFolder.scan(self.root / name, cache=kept)
             except UserError as error:
                 problems.append(str(error))
                 continue

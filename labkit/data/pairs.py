@@ -48,6 +48,23 @@ class PairList:
         of_file = np.array(self.file_identities())
         return of_file[self.left], of_file[self.right]
 
+    def joined_files(self) -> np.ndarray:
+        """int64 (files,), equal for files that target pairs join, directly or by other files.
+
+        Who is in an image, as far as the labels of anonymous files tell.
+        """
+        number = np.arange(len(self.files))
+        target = self.labels == 1
+        left, right = self.left[target], self.right[target]
+        while True:
+            lower = np.minimum(number[left], number[right])
+            before = number.copy()
+            np.minimum.at(number, left, lower)
+            np.minimum.at(number, right, lower)
+            number = number[number]
+            if np.array_equal(number, before):
+                return number
+
     @classmethod
     def from_names(
         cls, left: Sequence[str], right: Sequence[str], labels: Sequence[int] | None = None
@@ -85,7 +102,7 @@ class PairList:
                     if name not in missing:
                         missing[name] = not os.path.isfile(os.path.join(root, name))
                     if missing[name]:
-                        raise ValueError(f"{name} is not in {root}")
+                        raise ValueError(f"{shown(name, 80)} is not in {root}")
                 pair = (left, right) if left < right else (right, left)
                 earlier = seen.setdefault(pair, (line, label))
                 if earlier[0] != line:
@@ -126,6 +143,13 @@ def bad_lines(path: Path, problems: Sequence[str]) -> str:
     return f"{path} has {len(problems):,} bad line{'s'[: len(problems) > 1]}: {shown}{rest}"
 
 
+def shown(value: object, length: int = 40) -> str:
+    """A value from a file as it may be printed: on one line, without control signs, not long."""
+    text = str(value)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """(line number, columns) of the lines that are not empty."""
     try:
@@ -145,11 +169,11 @@ def _parse_pair(row: list[str], blind: bool) -> tuple[str | None, str, str]:
         raise ValueError(f"expected {expected}, found {len(row)}")
     label, left, right = (None, *row) if blind else row
     if label not in (None, "0", "1"):
-        raise ValueError(f"the label must be 1 or 0, found '{label}'")
+        raise ValueError(f"the label must be 1 or 0, found '{shown(label)}'")
     for name in (left, right):
         check_relative(name)
     if left == right:
-        raise ValueError(f"{left} is compared with itself")
+        raise ValueError(f"{shown(left)} is compared with itself")
     return label, left, right
 
 
@@ -157,7 +181,7 @@ def check_relative(name: str) -> None:
     """ValueError unless `name` is a relative path that stays in its folder."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise ValueError(f"'{name}' is not a path inside the test folder")
+        raise ValueError(f"'{shown(name)}' is not a path inside the test folder")
 
 
 def make_pairs(

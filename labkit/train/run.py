@@ -1,0 +1,221 @@
+"""One run: where it stands, what of it is kept, and when it cannot go on."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from labkit.checkpoint import RunFolder, save_weights
+from labkit.config import TrainConfig
+from labkit.errors import UserError
+from labkit.files import write_text
+from labkit.models import InputSpec
+from labkit.trainset import TrainingData
+
+MOST_UNREADABLE = 0.01  # a run stops when more of its images than this cannot be decoded
+NAMES_IN_MESSAGES = 5
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run came to.
+
+    rows: one dictionary per epoch, as in metrics.csv. best_val_eer: percent, None without
+    validation. unreadable: names of the training images that could not be decoded.
+    """
+
+    run_dir: Path
+    best_weights: Path
+    last_weights: Path
+    best_val_eer: float | None
+    best_epoch: int | None
+    rows: list[dict]
+    unreadable: list[str]
+
+
+class Stopped(UserError):
+    """The run was asked to stop (SIGTERM, Ctrl-C), saved its state and ended."""
+
+
+@dataclass
+class Position:
+    """How far a run has come and what it has measured on the way; kept in the state file."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    accuracy_sum: float = 0.0
+    best_val_eer: float | None = None
+    best_epoch: int | None = None
+    rows: list[dict] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    identities: int = 0
+    images: int = 0
+
+    def result(self, folder: RunFolder) -> TrainResult:
+        """What the run has come to."""
+        return TrainResult(
+            run_dir=folder.path,
+            best_weights=folder.best,
+            last_weights=folder.last,
+            best_val_eer=self.best_val_eer,
+            best_epoch=self.best_epoch,
+            rows=self.rows,
+            unreadable=self.unreadable,
+        )
+
+
+def check_data(data: TrainingData, config: TrainConfig, here: Position) -> None:
+    """UserError when the data do not fit the settings or the run so far."""
+    identities, images = data.identities, data.images
+    if identities < 2:
+        raise UserError(f"{data.where} has one identity: training needs two or more")
+    if config.num_classes is not None and identities > config.num_classes:
+        raise UserError(
+            f"{data.where} has {identities} identities, more than num_classes (nClasses) "
+            f"{config.num_classes}: leave it out, or raise it"
+        )
+    if here.images and (here.identities, here.images) != (identities, images):
+        raise UserError(
+            f"{data.where} has changed since this run began ({here.images} images of "
+            f"{here.identities} identities, now {images} of {identities}): "
+            "choose another run folder"
+        )
+    here.identities, here.images = identities, images
+
+
+def note_unreadable(here: Position, names: list[str], where: str) -> None:
+    """Remember images that could not be decoded; UserError when they are more than 1 %."""
+    new = sorted(set(names) - set(here.unreadable))
+    here.unreadable.extend(new)
+    if new and len(here.unreadable) > MOST_UNREADABLE * here.images:
+        shown = ", ".join(here.unreadable[:10])
+        raise UserError(
+            f"{len(here.unreadable)} of {here.images} images in {where} cannot be "
+            f"decoded, more than 1 %: {shown}; mend or remove them"
+        )
+
+
+class LossWatch:
+    """Looks for a loss that is no longer a number, without making the device wait each step."""
+
+    def __init__(self, data: TrainingData, folder: RunFolder):
+        self._data, self._folder = data, folder
+        self._unchecked: list[tuple] = []
+
+    def note(self, epoch: int, step: int, loss: torch.Tensor, numbers: torch.Tensor) -> None:
+        """Remember the loss of a step and which images it came from."""
+        self._unchecked.append((epoch, step, loss.detach(), numbers))
+
+    def check(self) -> None:
+        """UserError that names the first batch since the last check with a NaN or infinity."""
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked:
+            return
+        losses = torch.stack([loss for _, _, loss, _ in unchecked]).tolist()
+        for (epoch, step, _, numbers), loss in zip(unchecked, losses):
+            if not math.isfinite(loss):
+                names = [self._data.name(int(i)) for i in numbers.flatten()]
+                listed = self._folder.path / "failed_batch.txt"
+                write_text(listed, "\n".join(names) + "\n")
+                more = len(names) - NAMES_IN_MESSAGES
+                raise UserError(
+                    f"the loss became {loss} in step {step} of epoch {epoch + 1}, on the batch "
+                    f"{', '.join(names[:NAMES_IN_MESSAGES])}"
+                    + (f" and {more} more (all in {listed})" if more > 0 else "")
+                    + f"; {_last_good(self._folder)}: lower lr, or train without mixed precision"
+                )
+
+
+def check_weights(module: nn.Module, folder: RunFolder, here: Position) -> None:
+    """UserError, before anything is saved, when a weight is no longer a finite number."""
+    for name, value in module.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"the weights {name} are no longer numbers after step {here.step} of epoch "
+                f"{here.epoch + 1}; {_last_good(folder)}: lower lr, or train without mixed "
+                "precision"
+            )
+
+
+def _last_good(folder: RunFolder) -> str:
+    if folder.state_file.exists():
+        return f"the last good checkpoint is {folder.state_file}"
+    return "there is no checkpoint yet"
+
+
+def keep_weights(
+    folder: RunFolder,
+    network: nn.Module,
+    config: TrainConfig,
+    spec: InputSpec,
+    here: Position,
+    row: dict,
+) -> None:
+    """Write last.safetensors, and best.safetensors when no epoch before was as good.
+
+    Without validation the last epoch counts as the best.
+    """
+    about = dict(model_name=config.model, embedding_size=config.embedding_size, input_spec=spec)
+    save_weights(folder.last, network, **about)
+    value = row["val_eer"]
+    unvalidated = config.val_list is None
+    if unvalidated or (
+        value is not None and (here.best_val_eer is None or value < here.best_val_eer)
+    ):
+        here.best_val_eer, here.best_epoch = value, row["epoch"]
+        save_weights(folder.best, network, **about)
+
+
+def save(folder: RunFolder, here: Position, module, optimizer, accelerator: Accelerator) -> None:
+    """Write the state, after the weights that it speaks of, and the metrics after it."""
+    if accelerator.is_main_process:
+        check_weights(module, folder, here)
+        scaler = accelerator.scaler
+        folder.save_state(
+            dict(
+                position=vars(here),
+                module=module.state_dict(),
+                optimizer=optimizer.state_dict(),
+                scaler=None if scaler is None else scaler.state_dict(),
+                random=torch.get_rng_state(),
+                random_cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            )
+        )
+        folder.write_metrics(here.rows)
+    accelerator.wait_for_everyone()
+
+
+def restore(saved: dict, module, optimizer, accelerator: Accelerator) -> None:
+    """Bring module, optimizer, loss scale and random states back to where they were saved."""
+    module.load_state_dict(saved["module"])
+    optimizer.load_state_dict(saved["optimizer"])
+    if accelerator.scaler is not None and saved["scaler"]:
+        accelerator.scaler.load_state_dict(saved["scaler"])
+    torch.set_rng_state(saved["random"])
+    if torch.cuda.is_available() and len(saved["random_cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(saved["random_cuda"])
+
+
+def end_if_stopped(stopping: bool, signals: list[str], folder: RunFolder) -> None:
+    """Raises Stopped when the run was asked to stop; everything is saved by now."""
+    if stopping:
+        by = signals[0] if signals else "a signal to another process"
+        raise Stopped(
+            f"stopped by {by} with everything saved in {folder.path}: "
+            "the same command goes on from here"
+        )
+
+
+def line(row: dict, config: TrainConfig) -> str:
+    """One epoch in words."""
+    parts = [f"epoch {row['epoch']}/{config.max_epoch}: loss {row['train_loss']:.3f}"]
+    if row["train_accuracy"] is not None:
+        parts.append(f"accuracy {row['train_accuracy']:.1f} %")
+    if row["val_eer"] is not None:
+        parts.append(f"validation EER {row['val_eer']:.2f} %")
+    parts += [f"lr {row['lr']:.2g}", f"{row['images_per_second']:.0f} images/s"]
+    return ", ".join(parts)

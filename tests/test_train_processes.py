@@ -1,0 +1,128 @@
+"""What is trained does not depend on the number of processes."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from runs import plain_net, small_run, state_of
+
+from labkit.errors import UserError
+from labkit.train import fit, launch
+
+RUN = """
+import sys
+from labkit.config import TrainConfig
+from labkit.train import fit
+fit(TrainConfig.from_yaml(sys.argv[1]))
+"""
+SIGNAL_TO_ONE = """
+import os, signal
+import labkit.train.loop as loop
+earlier, calls = loop.set_learning_rate, []
+def stop_in_mid_epoch(*arguments):
+    calls.append(1)
+    if len(calls) == 3 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    earlier(*arguments)
+loop.set_learning_rate = stop_in_mid_epoch
+"""
+
+
+@pytest.fixture
+def config(data_directory, tmp_path):
+    return small_run(
+        data_directory, tmp_path / "run", plugin=plain_net(tmp_path), model="plain",
+        optimizer="sgd", lr=0.01, max_epoch=2,
+    )  # fmt: skip
+
+
+def torchrun(config, tmp_path, script=RUN) -> subprocess.CompletedProcess:
+    (tmp_path / "run.py").write_text(script)
+    config.to_yaml(tmp_path / "two.yaml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(tmp_path / "run.py"), str(tmp_path / "two.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def assert_same_run(one: dict, two: dict) -> None:
+    for name, value in one["module"].items():
+        np.testing.assert_allclose(two["module"][name], value, rtol=1e-4, atol=1e-5)
+    for a, b in zip(one["position"]["rows"], two["position"]["rows"], strict=True):
+        assert (a["step"], a["lr"]) == (b["step"], b["lr"])
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-4)
+        assert b["train_accuracy"] == pytest.approx(a["train_accuracy"], abs=1e-3)
+        assert a["val_eer"] == pytest.approx(b["val_eer"], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(loss="amsoftmax", freeze_epochs=1, optimizer="adam"),
+        dict(loss="angleproto", images_per_class=2),
+        dict(loss="triplet", images_per_class=2, images_at_once=5),
+    ],
+    ids=["classification, frozen at first", "metric", "metric, in chunks"],
+)
+def test_two_processes_learn_what_one_learns(config, tmp_path, changes):
+    """The same batches, gradients and metrics, for a network without batch statistics."""
+    config = replace(config, **changes)
+    fit(replace(config, run_dir=config.run_dir + "-one"))
+    done = torchrun(config, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(config, tmp_path):
+    fit(replace(config, run_dir=config.run_dir + "-one"))
+    done = torchrun(config, tmp_path, SIGNAL_TO_ONE + RUN)
+    assert done.returncode != 0
+    assert state_of(config.run_dir)["position"]["step"] == 3, done.stderr[-3000:]
+    fit(config)
+    assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
+
+
+def test_a_notebook_launches_two_processes(config, tmp_path):
+    """In a process of its own, as a notebook's kernel is one, that has computed before."""
+    config.to_yaml(tmp_path / "two.yaml")
+    script = f"""
+import torch
+from labkit.config import TrainConfig
+from labkit.train import launch
+a = torch.randn(800, 800)
+(a @ a).sum()
+result = launch(TrainConfig.from_yaml({str(tmp_path / "two.yaml")!r}), num_processes=2)
+print("epochs", len(result.rows), "best", result.best_epoch, result.best_weights.exists())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "epochs 2 best" in done.stdout and "True" in done.stdout
+    fit(replace(config, run_dir=config.run_dir + "-one"))
+    assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
+
+
+def test_what_goes_wrong_in_launched_processes_is_one_clear_line(config):
+    with pytest.raises(UserError, match="did you mean angproto"):
+        launch(replace(config, loss="angprotoo"), num_processes=2)
+
+
+@pytest.mark.parametrize(("processes", "complaint"), [(0, "1 or more"), (5, "cannot be shared")])
+def test_a_number_of_processes_that_cannot_work_is_one_clear_line(config, processes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        launch(config, num_processes=processes)
+
+
+def test_a_gpu_that_is_in_use_is_told_before_launching(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(UserError, match="restart the kernel"):
+        launch(config, num_processes=2)
+
+
+def test_one_launched_process_is_this_one(config):
+    seen = []
+    launch(replace(config, max_epoch=1), after_epoch=lambda run, rows: seen.append(len(rows)))
+    assert seen == [1]

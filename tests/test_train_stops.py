@@ -1,0 +1,185 @@
+"""However a run ends before its time, the same command goes on and nothing is lost."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import plain_net, same, small_run, state_of
+
+from labkit import files
+from labkit.checkpoint import RunFolder
+from labkit.errors import UserError
+from labkit.train import Stopped, fit, loop
+
+RUN = """
+import sys
+from labkit.config import TrainConfig
+from labkit.train import fit
+fit(TrainConfig.from_yaml(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def config(data_directory, tmp_path):
+    return small_run(
+        data_directory, tmp_path / "run", plugin=plain_net(tmp_path), model="plain", max_epoch=2
+    )
+
+
+@pytest.fixture
+def whole(config):
+    """The state of the same run, never stopped."""
+    fit(replace(config, run_dir=config.run_dir + "-whole"))
+    return state_of(config.run_dir + "-whole")
+
+
+def start(config, tmp_path, script=RUN, **settings):
+    config.to_yaml(tmp_path / "run.yaml")
+    command = [sys.executable, "-c", script, str(tmp_path / "run.yaml")]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **settings)
+
+
+@pytest.mark.parametrize("write", [1, 4, 6])
+def test_a_run_killed_in_the_middle_of_a_write_ends_bit_for_bit_alike(
+    config, whole, tmp_path, write
+):
+    half_a_file = f"""
+import os, signal
+from labkit import files
+writes = []
+original = os.fsync
+def half(descriptor):
+    writes.append(1)
+    if len(writes) == {write}:
+        os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(descriptor)
+os.fsync = half
+"""
+    process = start(replace(config, checkpoint_minutes=0.0), tmp_path, half_a_file + RUN)
+    assert process.wait() == -signal.SIGKILL
+    assert list((tmp_path / "run").rglob("*partial*"))
+    fit(config)
+    assert same(state_of(config.run_dir), whole)
+    assert not list((tmp_path / "run").rglob("*partial*"))
+
+
+def test_a_signal_to_all_processes_of_a_job_saves_and_ends_within_seconds(config, whole, tmp_path):
+    """As from a batch system: the loader's workers get it too."""
+    config = replace(config, workers=2, max_epoch=2)
+    slow = "import time, labkit.train.loop as loop\nearlier = loop.set_learning_rate\n"
+    slow += "loop.set_learning_rate = lambda *a: (time.sleep(0.3), earlier(*a))\n"
+    process = start(config, tmp_path, slow + RUN, start_new_session=True)
+    while not RunFolder(config.run_dir).config_file.exists():
+        time.sleep(0.05)
+    time.sleep(3)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate()
+    assert time.monotonic() - began < 20
+    if "Stopped" in errors:  # else it had not begun, or was done
+        assert "stopped by SIGTERM with everything saved" in errors
+    fit(replace(config, workers=0))
+    assert same(state_of(config.run_dir), whole)
+
+
+def test_a_signal_during_validation_ends_at_once_and_the_epoch_is_kept(config, whole, monkeypatch):
+    original = loop.score_pairs
+
+    def slow_validation(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(loop, "score_pairs", slow_validation)
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        fit(config)
+    assert time.monotonic() - began < 30
+    assert state_of(config.run_dir)["position"]["step"] == 6
+    monkeypatch.setattr(loop, "score_pairs", original)
+    fit(config)
+    assert same(state_of(config.run_dir), whole)
+
+
+@pytest.mark.parametrize("write", [2, 5, 8])
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(
+    config, whole, monkeypatch, write
+):
+    writes, original = [], files.os.fsync
+
+    def full(descriptor):
+        writes.append(1)
+        if len(writes) >= write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match="no space left on device; free some space"):
+        fit(config)
+    monkeypatch.undo()
+    fit(config)
+    assert same(state_of(config.run_dir), whole)
+
+
+def test_a_second_run_in_the_same_folder_is_turned_away(config):
+    with RunFolder(config.run_dir):
+        done = subprocess.run(
+            [sys.executable, "-m", "labkit", "train", "--train_dir", config.train_dir]
+            + ["--run_dir", config.run_dir],
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2 and "another run is writing to" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_loss_that_is_not_a_number_names_its_batch_and_keeps_the_checkpoint(config, monkeypatch):
+    good = state_of(fit(replace(config, max_epoch=1)).run_dir)
+    original = loop.gradient_of
+
+    def broken(*arguments):
+        gradient, calls = original(*arguments), []
+
+        def third_is_nan(images, labels):
+            loss, accuracy = gradient(images, labels)
+            calls.append(1)
+            return (loss * torch.nan if len(calls) == 3 else loss), accuracy
+
+        return third_is_nan
+
+    monkeypatch.setattr(loop, "gradient_of", broken)
+    with pytest.raises(UserError, match=r"became nan in step 3 of epoch 2, on the batch id0") as no:
+        fit(config)
+    assert "\n" not in str(no.value) and "the last good checkpoint is" in str(no.value)
+    listed = (RunFolder(config.run_dir).path / "failed_batch.txt").read_text().split()
+    assert len(set(listed)) == config.batch_size and all(name.endswith(".jpg") for name in listed)
+    assert same(state_of(config.run_dir), good)
+
+
+def test_weights_that_are_not_numbers_are_never_saved(config, monkeypatch):
+    original = loop.gradient_of
+
+    def broken(trained, step, *arguments):
+        gradient, calls = original(trained, step, *arguments), []
+
+        def third_gradient_is_infinite(images, labels):
+            output = gradient(images, labels)
+            calls.append(1)
+            if len(calls) == 3:
+                step.network.fc.weight.grad[0, 0] = torch.inf
+            return output
+
+        return third_gradient_is_infinite
+
+    monkeypatch.setattr(loop, "gradient_of", broken)
+    with pytest.raises(UserError, match=r"weights network\.fc\.weight are no longer numbers"):
+        fit(replace(config, checkpoint_minutes=0.0))
+    saved = state_of(config.run_dir)
+    assert saved["position"]["step"] == 2
+    assert all(torch.isfinite(value).all() for value in saved["module"].values())
