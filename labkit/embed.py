@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from os import cpu_count
 from pathlib import Path
@@ -15,10 +16,12 @@ from torch.nn import functional as F
 
 from labkit.checkpoint import WeightsInfo, load_weights
 from labkit.data import centre_crop, decode_image
-from labkit.devices import best_device
+from labkit.devices import best_device, mixed_precision
 from labkit.errors import UserError
 from labkit.models import InputSpec
 from labkit.progress import progress
+
+PRECISIONS = {"fp32": None, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def normalize(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
@@ -37,14 +40,21 @@ class Embedder:
     (1, 512)
 
     Faces are cropped images; a photo with room around the face goes through `labkit.crop` first.
+    The network computes in `precision`: fp32, bf16, fp16, or auto, the 16-bit type that the device
+    is fast in, if any. Embeddings are float32 in any case.
     """
 
     def __init__(
-        self, weights: str | Path, *, device: str | torch.device | None = None, batch_size: int = 64
+        self,
+        weights: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+        precision: str = "fp32",
     ):
         device = best_device(str(device)) if device is not None else best_device()
         model, info = load_weights(weights, device)
-        self._set(model, info.input, info.embedding_size, batch_size)
+        self._set(model, info.input, info.embedding_size, batch_size, precision)
         self.info: WeightsInfo | None = info
         self.weights_path, self.weights_sha256 = info.path, info.sha256
 
@@ -57,19 +67,32 @@ class Embedder:
         *,
         batch_size: int = 64,
         quiet: bool = False,
+        precision: str = "fp32",
     ) -> "Embedder":
         """An embedder around a network in memory, in the mode that it is in."""
         embedder = cls.__new__(cls)
-        embedder._set(model, input_spec, embedding_size, batch_size)
+        embedder._set(model, input_spec, embedding_size, batch_size, precision)
         embedder.quiet = quiet
         embedder.info, embedder.weights_path, embedder.weights_sha256 = None, Path("memory"), ""
         return embedder
 
-    def _set(self, model: nn.Module, spec: InputSpec, embedding_size: int, batch_size: int):
+    def _set(
+        self,
+        model: nn.Module,
+        spec: InputSpec,
+        embedding_size: int,
+        batch_size: int,
+        precision: str,
+    ):
         self.model, self.input_spec, self.batch_size = model, spec, batch_size
         self.embedding_size, self.image_size = embedding_size, spec.image_size
         self.quiet = False
         self.device = next(model.parameters()).device
+        if precision == "auto":
+            precision = mixed_precision(self.device)
+        if precision not in PRECISIONS:
+            raise UserError(f"there is no precision '{precision}': use fp32, bf16, fp16 or auto")
+        self.dtype = PRECISIONS[precision]
         if self.device.type != "mps":
             model.to(memory_format=torch.channels_last)
 
@@ -102,7 +125,8 @@ class Embedder:
 
     def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """One batch of uint8 (n, image_size, image_size, 3) to float32 (n, embedding_size)."""
-        with torch.inference_mode():
+        half = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        with torch.inference_mode(), half:
             batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
             return F.normalize(self.model(normalize(batch, self.input_spec)).float()).cpu().numpy()
 

@@ -10,7 +10,6 @@ from sklearn import metrics as sk
 
 from labkit import metrics
 from labkit.errors import UserError
-from labkit.metrics.resampling import Units, WeightedEer
 
 # Few distinct values, so that most lists have ties; differences far above rounding.
 tied_lists = st.lists(
@@ -68,6 +67,90 @@ def test_eer_is_unchanged_by_an_increasing_map(rows):
     scores, labels = arrays(rows)
     for mapped in (3 * scores + 5, np.exp(scores), scores**3, np.sign(scores) * scores**2):
         assert metrics.eer(mapped, labels) == metrics.eer(scores, labels)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(tied_lists, st.lists(finite, min_size=13, max_size=13, unique_by=lambda x: x + 0.0))
+@settings(max_examples=100, deadline=None)
+def test_any_increasing_map_leaves_every_rate_as_it_was(rows, values):
+    """Scores are -6/7 to 6/7; the map sends them to any 13 numbers that rise."""
+    scores, labels = arrays(rows)
+    values = np.sort(np.array(values) + 0.0)
+    place = np.array([score for score, _ in rows]) + 6
+    mapped = values[place]
+    assert metrics.eer(mapped, labels) == metrics.eer(scores, labels)
+    assert metrics.reference_eer(mapped, labels) == metrics.reference_eer(scores, labels)
+    assert metrics.auc(mapped, labels) == metrics.auc(scores, labels)
+    assert metrics.min_dcf(mapped, labels) == metrics.min_dcf(scores, labels)
+    for ours, mappeds in zip(metrics.roc(scores, labels)[:2], metrics.roc(mapped, labels)[:2]):
+        np.testing.assert_array_equal(ours, mappeds)
+    fars = [0, 0.1, 0.5]
+    np.testing.assert_array_equal(
+        metrics.tar_at_far(mapped, labels, fars), metrics.tar_at_far(scores, labels, fars)
+    )
+    draws = [metrics.bootstrap(s, labels, samples=3) for s in (scores, mapped)]
+    np.testing.assert_array_equal(*draws)
+    threshold = metrics.eer_threshold(mapped, labels)
+    assert values[place.min()] <= threshold <= values[place.max()]
+
+
+@given(tied_lists)
+@settings(max_examples=50, deadline=None)
+def test_curves_are_mirrored_when_scores_are_negated_and_labels_swapped(rows):
+    scores, labels = arrays(rows)
+    far, frr, _ = metrics.det(scores, labels)
+    mirrored_far, mirrored_frr, _ = metrics.det(-scores, 1 - labels)
+    np.testing.assert_allclose(mirrored_far, frr[::-1], atol=1e-12)
+    np.testing.assert_allclose(mirrored_frr, far[::-1], atol=1e-12)
+    assert metrics.auc(-scores, 1 - labels) == pytest.approx(metrics.auc(scores, labels))
+    assert metrics.auc(-scores, labels) == pytest.approx(1 - metrics.auc(scores, labels))
+    mirrored = metrics.min_dcf(-scores, 1 - labels, p_target=0.95)
+    assert mirrored == pytest.approx(metrics.min_dcf(scores, labels, p_target=0.05))
+
+
+adversarial = {
+    "one target among many": lambda rng: (rng.normal(size=500), np.arange(500) == 77),
+    "one imposter among many": lambda rng: (rng.normal(size=500), np.arange(500) != 77),
+    "all equal but one": lambda rng: (np.where(np.arange(99) == 5, 1.0, 0.5), np.arange(99) % 3),
+    "neighbouring floats": lambda rng: (
+        np.nextafter(1.0, rng.choice([0.0, 1.0, 2.0], 400)), rng.integers(0, 2, 400),
+    ),
+    "neighbouring float32s": lambda rng: (
+        np.nextafter(np.float32(0.7), rng.choice(np.float32([0, 1, 0.7]), 400)),
+        rng.integers(0, 2, 400),
+    ),
+    "both zeros": lambda rng: (rng.choice([0.0, -0.0, 1e-310], 200), rng.integers(0, 2, 200)),
+    "largest floats": lambda rng: (
+        rng.choice([-1.7e308, 1.7e308, 0.0], 200), rng.integers(0, 2, 200),
+    ),
+    "wholly wrong": lambda rng: (-np.arange(100.0), np.arange(100) < 50),
+    "alternating": lambda rng: (np.arange(100.0), np.arange(100) % 2),
+    "sorted already": lambda rng: (np.arange(100.0), np.arange(100) >= 30),
+    "few values": lambda rng: (np.round(rng.normal(size=3000)), rng.integers(0, 2, 3000)),
+    "float16": lambda rng: (rng.normal(size=2000).astype(np.float16), rng.integers(0, 2, 2000)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # scikit-learn's own sum
+@pytest.mark.parametrize("name", adversarial)
+def test_adversarial_lists_against_brute_force_and_scikit_learn(name):
+    for seed in range(3):
+        scores, labels = adversarial[name](np.random.default_rng(seed))
+        labels = (np.asarray(labels) > 0).astype(int)
+        expected = scores.astype(np.float64)
+        assert metrics.eer(scores, labels) == pytest.approx(
+            brute_force_eer(expected.tolist(), labels.tolist()), abs=1e-9
+        )
+        assert metrics.reference_eer(scores, labels) == reference_trainer_eer(expected, labels)
+        for ours, theirs in zip(
+            metrics.roc(scores, labels), sk.roc_curve(labels, expected, drop_intermediate=False)
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+        assert metrics.auc(scores, labels) == pytest.approx(sk.roc_auc_score(labels, expected))
+        threshold = metrics.eer_threshold(scores, labels)
+        assert expected.min() <= threshold <= expected.max()
 
 
 @given(tied_lists)
@@ -249,138 +332,17 @@ def test_rank_k_counts_identities_and_gives_nothing_for_ties():
         metrics.rank_k(similarity, probes, gallery, k=0)
 
 
-def identity_list(identities=12, images=4, seed=0, effect=1.0, separation=2.0):
-    """All pairs of a small world in which people differ in how hard they are."""
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_rank_k_equals_a_slow_count(probes, gallery, identities, seed):
     rng = np.random.default_rng(seed)
-    who = np.repeat(np.arange(identities), images)
-    left, right = np.triu_indices(len(who), 1)
-    left_ids, right_ids = who[left], who[right]
-    labels = (left_ids == right_ids).astype(int)
-    hard, open_ = rng.normal(size=(2, identities)) * effect
-    spread = (1 + effect**2) ** 0.5  # imposters have two half-effects, so that variances agree
-    noise = rng.normal(size=len(left))
-    target_scores = separation * spread + hard[left_ids] + noise
-    imposter_scores = (open_[left_ids] + open_[right_ids]) / 2**0.5 + noise
-    return np.where(labels == 1, target_scores, imposter_scores), labels, left_ids, right_ids
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("by_identity", [False, True])
-def test_the_eer_of_a_draw_is_that_of_the_list_with_its_pairs_repeated(by_identity, ties):
-    scores, labels, left, right = identity_list()
-    if ties:
-        scores = np.round(scores)
-    units = Units(len(scores), left, right) if by_identity else Units(len(scores))
-    weighted = WeightedEer(scores, labels, units)
-    everyone = np.ones(units.number + 1, dtype=int)
-    assert weighted(everyone) == pytest.approx(metrics.eer(scores, labels), abs=1e-9)
-    for counts in units.draws(labels, 60, seed=1):
-        if by_identity:
-            times = [counts[a] if a == b else counts[a] * counts[b] for a, b in zip(left, right)]
-        else:
-            times = counts[:-1]
-        expected = metrics.eer(np.repeat(scores, times), np.repeat(labels, times))
-        assert weighted(counts) == pytest.approx(expected, abs=1e-9)
-
-
-def test_a_draw_far_from_the_whole_list_is_still_exact():
-    rng = np.random.default_rng(3)
-    scores = rng.normal(size=500)
-    labels = rng.integers(0, 2, 500)
-    units = Units(500)
-    weighted = WeightedEer(scores, labels, units)
-    for strength in (-6, -3, 3, 6):
-        counts = rng.poisson(np.exp(strength * scores * (labels - 0.5)))
-        expected = metrics.eer(np.repeat(scores, counts), np.repeat(labels, counts))
-        assert weighted(np.append(counts, 1)) == pytest.approx(expected, abs=1e-9)
-
-
-def test_identities_may_be_names_or_numbers():
-    scores, labels, left, right = identity_list()
-    names = np.array([f"person {k}" for k in range(100, 112)])
-    numbers = metrics.bootstrap_ci(scores, labels, left, right, samples=50)
-    assert metrics.bootstrap_ci(scores, labels, names[left], names[right], samples=50) == numbers
-    assert metrics.bootstrap_ci(scores, labels, left - 5, right - 5, samples=50) == numbers
-    assert metrics.bootstrap_ci(scores, labels, right, left, samples=50) == numbers
-
-
-def test_bootstrap_is_repeatable_and_takes_any_statistic():
-    scores, labels, left, right = identity_list()
-    first = metrics.bootstrap(scores, labels, left, right, samples=20, seed=5)
-    again = metrics.bootstrap(scores, labels, left, right, samples=20, seed=5)
-    np.testing.assert_array_equal(first, again)
-    slow = metrics.bootstrap(
-        scores, labels, left, right, lambda s, t: metrics.eer(s, t), samples=20, seed=5
-    )
-    np.testing.assert_allclose(first, slow)
-    low, high = metrics.bootstrap_ci(scores, labels, left, right, metrics.auc, samples=100)
-    assert low < metrics.auc(scores, labels) < high <= 1
-
-
-def test_even_the_smallest_list_can_be_resampled():
-    low, high = metrics.bootstrap_ci([0.1, 0.9], [0, 1], ["a", "a"], ["b", "a"], samples=5)
-    assert low == 0 <= high <= 100
-    assert metrics.bootstrap_ci([0.9, 0.1], [0, 1], samples=5)[1] == 100
-
-
-def coverage(worlds: int, by_identity: bool, **settings) -> float:
-    """How often a 95 % interval holds the EER of the population behind the list."""
-    truth = 100 * NormalDist().cdf(-settings["separation"] / 2)
-    hits = 0
-    for seed in range(worlds):
-        scores, labels, left, right = identity_list(seed=seed, **settings)
-        ids = (left, right) if by_identity else (None, None)
-        low, high = metrics.bootstrap_ci(scores, labels, *ids, samples=120, seed=seed)
-        hits += low <= truth <= high
-    return hits / worlds
-
-
-def test_intervals_by_identity_cover_and_intervals_by_pair_do_not():
-    world = {"identities": 40, "images": 4, "effect": 1.0, "separation": 2.0}
-    assert 0.88 <= coverage(60, True, **world) <= 1.0
-    assert coverage(40, False, **world) < 0.75
-
-
-def test_intervals_by_pair_cover_when_people_do_not_matter():
-    rng = np.random.default_rng(0)
-    truth, hits = 100 * NormalDist().cdf(-1), 0
-    for seed in range(100):
-        labels = np.arange(300) % 2
-        scores = rng.normal(size=300) + 2 * labels
-        low, high = metrics.bootstrap_ci(scores, labels, samples=150, seed=seed)
-        hits += low <= truth <= high
-    assert 87 <= hits <= 100
-
-
-def test_a_paired_test_finds_a_difference_that_separate_intervals_hide():
-    scores, labels, left, right = identity_list(identities=40)
-    rng = np.random.default_rng(1)
-    worse = scores + rng.normal(size=len(scores)) * 0.9
-    result = metrics.paired_difference(worse, scores, labels, left, right, samples=200)
-    assert result.b == metrics.eer(scores, labels) and result.a == metrics.eer(worse, labels)
-    assert result.difference == result.b - result.a < 0
-    assert result.low < result.difference < result.high < 0
-    assert result.significant and result.p_value < 0.05
-    assert "B is better than A by" in result.summary()
-    low_a, _ = metrics.bootstrap_ci(worse, labels, left, right, samples=200)
-    _, high_b = metrics.bootstrap_ci(scores, labels, left, right, samples=200)
-    assert low_a < high_b
-
-
-def test_a_system_is_no_better_than_itself():
-    scores, labels, left, right = identity_list()
-    result = metrics.paired_difference(scores, 2 * scores + 1, labels, left, right, samples=50)
-    assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
-    assert not result.significant
-    assert "cannot be told apart" in result.summary()
-
-
-def test_a_paired_test_is_seldom_significant_without_a_difference():
-    false_alarms = 0
-    for seed in range(25):
-        scores, labels, left, right = identity_list(identities=30, seed=seed)
-        rng = np.random.default_rng(seed)
-        a, b = (scores + rng.normal(size=len(scores)) * 0.5 for _ in range(2))
-        result = metrics.paired_difference(a, b, labels, left, right, samples=99)
-        false_alarms += result.significant
-    assert false_alarms <= 4
+    similarity = rng.integers(0, 4, (probes, gallery)) / 3
+    gallery_labels = rng.integers(0, identities, gallery)
+    probe_labels = rng.choice(gallery_labels, probes)
+    for k in (1, 2, 5):
+        found = 0
+        for row, own in zip(similarity, probe_labels):
+            best = {g: max(row[gallery_labels == g]) for g in set(gallery_labels.tolist())}
+            ahead = sum(best[g] >= best[own] for g in best if g != own)
+            found += ahead < k
+        assert metrics.rank_k(similarity, probe_labels, gallery_labels, k) == found / probes

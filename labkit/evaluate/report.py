@@ -26,24 +26,27 @@ def save_report(
     folder: str | Path,
     root: str | Path | None = None,
     title: str = "Face verification report",
+    others: Sequence = (),
 ) -> dict[str, Path]:
     """Write one report about one system or several into `folder`.
 
     Files: `summary.json` (`{"systems": [...], "comparisons": [...]}`), `report.html` (alone),
     `report.pdf`, and a PNG of each figure. With `root`, the test folder, the hardest target and
     imposter pairs are shown as pictures. Systems measured on the same pairs are compared with
-    the first one. Returns the paths by name. Raises UserError without a report, or when two
-    have one name.
+    the first one. `others` are systems to compare with: they are in the numbers and the curves,
+    without figures of their own. Returns the paths by name. Raises UserError without a report,
+    or when two have one name.
     """
-    reports = list(reports)
     if not reports:
         raise UserError("no report to save")
+    detailed = len(reports)
+    reports = [*reports, *others]
     names = [report.name for report in reports]
     if len(set(names)) < len(names):
         raise UserError(f"two systems have one name: {', '.join(names)}")
     folder = make_folder(folder)
     comparisons = compare(reports)
-    sections = _sections(reports, root)
+    sections = _sections(reports, detailed, root)
     paths = {"summary": folder / "summary.json"}
     write_json(
         paths["summary"],
@@ -83,9 +86,11 @@ def compare(reports: Sequence) -> list[tuple[str, str, metrics.PairedDifference]
     for other in reports[1:]:
         if not _same_pairs(first.pairs, other.pairs):
             continue
+        same_draws = (first.bootstrap, first.seed) == (other.bootstrap, other.seed)
         difference = metrics.paired_difference(
             first.scores, other.scores, first.pairs.labels, left, right,
-            samples=first.bootstrap, level=first.level,
+            samples=first.bootstrap, level=first.level, seed=first.seed,
+            draws=(first.draws, other.draws) if same_draws else None,
         )  # fmt: skip
         found.append((first.name, other.name, difference))
     return found
@@ -100,7 +105,7 @@ def _same_pairs(a, b) -> bool:
     )
 
 
-def _sections(reports: Sequence, root: str | Path | None) -> list[Section]:
+def _sections(reports: Sequence, detailed: int, root: str | Path | None) -> list[Section]:
     systems = {report.name: (report.scores, report.pairs.labels) for report in reports}
     sections: list[Section] = [
         (
@@ -117,9 +122,9 @@ def _sections(reports: Sequence, root: str | Path | None) -> list[Section]:
             plots.roc_curve(systems),
         ),
     ]
-    for number, report in enumerate(reports):
+    for number, report in enumerate(reports[:detailed]):
         of = f": {report.name}" if len(reports) > 1 else ""
-        tail = f"-{number + 1}-{_slug(report.name)}" if len(reports) > 1 else ""
+        tail = f"-{number + 1}-{_slug(report.name)}" if detailed > 1 else ""
 
         def add(name: str, heading: str, words: str, draw: Callable, *, of=of, tail=tail) -> None:
             sections.append((name + tail, heading + of, words, draw()))
@@ -207,13 +212,18 @@ NOTE = (
 @styled
 def _numbers_page(reports: Sequence, comparisons: Sequence, title: str) -> LabFigure:
     header, rows = _table(reports)
-    figure = new_figure(max(8.3, 4.2 + 2.0 * len(reports)), 0.3 * len(rows) + 2.4)
+    width = max(8.3, 3.6 + 1.9 * len(reports))
+    figure = new_figure(width, 0.3 * len(rows) + 2.4 + 0.2 * len(comparisons))
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_title(text(title), fontsize=15)
-    cells = [[text(cell, 44) for cell in row] for row in [header, *rows]]
+    first = 3.4 / width
+    cells = [
+        [text(cell, 44 if k == 0 or len(reports) < 3 else 22) for k, cell in enumerate(row)]
+        for row in [header, *rows]
+    ]
     table = axes.table(cells, loc="upper left", cellLoc="right", edges="horizontal",
-                       colWidths=[0.5] + [0.5 / len(reports)] * len(reports))  # fmt: skip
+                       colWidths=[first] + [(1 - first) / len(reports)] * len(reports))  # fmt: skip
     table.auto_set_font_size(False)
     table.set_fontsize(10)
     table.scale(1, 1.35)
@@ -224,7 +234,7 @@ def _numbers_page(reports: Sequence, comparisons: Sequence, title: str) -> LabFi
             cell.get_text().set_horizontalalignment("left")
         if row <= 1:
             cell.get_text().set_fontweight("bold")
-    lines = [text(d.summary(a, b)) for a, b, d in comparisons] if len(reports) > 1 else []
+    lines = [text(d.summary(a, b)) for a, b, d in comparisons]
     axes.text(0, 0, "\n".join([*lines, NOTE]), fontsize=9, wrap=True, va="bottom",
               transform=axes.transAxes, parse_math=False, color="#444444")  # fmt: skip
     return figure
@@ -239,6 +249,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .28rem .8rem; border-bottom: 1px solid #ddd; text-align: right;
          font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td { white-space: nowrap; }
 tbody tr:first-child td { font-weight: 700; font-size: 1.15em; }
 img { max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; } .note { color: #555; font-size: .92rem; }

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.data import PairList, bad_lines, check_relative
+from labkit.data import PairList, bad_lines, check_relative, shown
 from labkit.errors import UserError, reason
 from labkit.files import atomic_path
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-SHOWN = 40
+LONGEST_NUMBER = 40  # signs of a score
 MOST_PAIRS_SHOWN = 5
 
 
@@ -78,14 +78,9 @@ class ScoreFile:
 def _some(pairs: PairList, chosen: np.ndarray) -> str:
     """`3 pairs (a/1.jpg,b/1.jpg; …)`."""
     at = np.flatnonzero(chosen)
-    names = [",".join(map(_shown, pairs.name_pair(i))) for i in at[:MOST_PAIRS_SHOWN]]
+    names = [",".join(map(shown, pairs.name_pair(i))) for i in at[:MOST_PAIRS_SHOWN]]
     dots = "; …" if len(at) > MOST_PAIRS_SHOWN else ""
     return f"{len(at):,} pair{'s'[: len(at) > 1]} ({'; '.join(names)}{dots})"
-
-
-def _shown(value: str) -> str:
-    value = value if value.isprintable() else repr(value)[1:-1]
-    return value if len(value) <= SHOWN else value[: SHOWN - 1] + "…"
 
 
 def write_scores(path: str | Path, scores: np.ndarray, pairs: PairList) -> None:
@@ -170,15 +165,15 @@ def _parse(row: list[str], columns: int, safe: set[str]) -> tuple[float, int, st
         }.get(columns, "4 columns (score, label, file, file), or 3 without the label")
         raise ValueError(f"expected {expected}, found {len(row)}")
     score, left, right = row[0], row[-2], row[-1]
-    if not NUMBER.fullmatch(score) or len(score) > SHOWN or abs(float(score)) == np.inf:
-        raise ValueError(f"the score must be a finite number, found '{_shown(score)}'")
+    if not NUMBER.fullmatch(score) or len(score) > LONGEST_NUMBER or abs(float(score)) == np.inf:
+        raise ValueError(f"the score must be a finite number, found '{shown(score)}'")
     label = row[1] if columns == 4 else "0"
     if label not in ("0", "1"):
-        raise ValueError(f"the label must be 1 or 0, found '{_shown(label)}'")
+        raise ValueError(f"the label must be 1 or 0, found '{shown(label)}'")
     for name in (left, right):
         if name not in safe:
             check_relative(name)
             safe.add(name)
     if left == right:
-        raise ValueError(f"{_shown(left)} is compared with itself")
+        raise ValueError(f"{shown(left)} is compared with itself")
     return float(score), int(label), left, right

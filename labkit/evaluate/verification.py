@@ -58,9 +58,17 @@ class IdentityErrors:
 
 
 def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The identities of a pair list (first folder of each name), and each side's numbers (n,)."""
-    names, of_file = np.unique(pairs.file_identities(), return_inverse=True)
-    return names.tolist(), of_file[pairs.left], of_file[pairs.right]
+    """The identities of a pair list, and the number of each pair's left and right one (n,).
+
+    The identity is the first folder of a name. Where no name has a folder (the anonymous images
+    of a blind test, with labels), target pairs join the images of one person, who goes by the
+    first of them.
+    """
+    of_file = pairs.file_identities()
+    if pairs.labels is not None and not any("/" in name for name in pairs.files):
+        of_file = [pairs.files[k] for k in pairs.joined_files()]
+    names, number = np.unique(of_file, return_inverse=True)
+    return names.tolist(), number[pairs.left], number[pairs.right]
 
 
 @dataclass
@@ -70,8 +78,8 @@ class VerificationReport:
     eer, reference_eer and their bounds are in percent; auc, the values of tar_at_far and min_dcf
     are fractions. eer_low to eer_high is the interval that resamples identities, the one to
     quote; eer_pair_low to eer_pair_high resamples pairs and is there for comparison. Both are
-    None without a bootstrap. hardest_targets and hardest_imposters are pair numbers, hardest
-    first.
+    None without a bootstrap. draws are the EERs (bootstrap,) of the draws of identities.
+    hardest_targets and hardest_imposters are pair numbers, hardest first.
     """
 
     name: str
@@ -96,6 +104,8 @@ class VerificationReport:
     identities: IdentityErrors = field(repr=False)
     scores: np.ndarray = field(repr=False)
     pairs: PairList = field(repr=False)
+    draws: np.ndarray | None = field(repr=False)
+    seed: int = 0
 
     @classmethod
     def from_scores(
@@ -116,12 +126,13 @@ class VerificationReport:
             raise UserError("this pair list is blind: a report needs labels")
         scores, target = metrics.check_scores(scores, pairs.labels)
         labels = pairs.labels
-        low = high = pair_low = pair_high = None
+        low = high = pair_low = pair_high = draws = None
         if bootstrap:
-            _, left, right = identities_of(pairs)
-            options = {"samples": bootstrap, "level": level, "seed": seed}
-            low, high = metrics.bootstrap_ci(scores, labels, left, right, **options)
-            pair_low, pair_high = metrics.bootstrap_ci(scores, labels, **options)
+            people = identities_of(pairs)[1:]
+            options = {"samples": bootstrap, "seed": seed}
+            draws = metrics.bootstrap(scores, labels, *people, **options)
+            low, high = metrics.bootstrap_ci(scores, labels, *people, level=level, draws=draws)
+            pair_low, pair_high = metrics.bootstrap_ci(scores, labels, level=level, **options)
         threshold = metrics.eer_threshold(scores, labels)
         rising = np.argsort(scores, kind="stable")
         falling = rising[::-1]
@@ -148,6 +159,8 @@ class VerificationReport:
             identities=IdentityErrors.from_scores(scores, pairs, threshold),
             scores=scores,
             pairs=pairs,
+            draws=draws,
+            seed=seed,
         )
 
     def to_dict(self) -> dict:

@@ -1,6 +1,12 @@
 """Numbers from scores and labels: error rates, and how sure they are. NumPy alone."""
 
-from labkit.metrics.intervals import PairedDifference, bootstrap, bootstrap_ci, paired_difference
+from labkit.metrics.intervals import (
+    PairedDifference,
+    bootstrap,
+    bootstrap_ci,
+    paired_difference,
+    zero_error_bound,
+)
 from labkit.metrics.rates import (
     auc,
     check_scores,
@@ -33,4 +39,5 @@ __all__ = [
     "tar_at_far",
     "threshold_at_far",
     "threshold_at_frr",
+    "zero_error_bound",
 ]

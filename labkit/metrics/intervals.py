@@ -52,43 +52,68 @@ def bootstrap_ci(
     samples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    draws: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Bootstrap interval (low, high) of `statistic`; see `bootstrap` for what is drawn.
 
     Give the identities whenever they are known: pairs that share a person are not independent,
-    and an interval that resamples pairs is then too narrow (ISO/IEC 19795-1).
+    and an interval that resamples pairs is then too narrow (ISO/IEC 19795-1). `draws` is what
+    `bootstrap` returned for the same list, when it is at hand.
 
     For an EER, the estimate plus and minus t standard errors on the log-odds scale: on lists of
-    a few dozen people plain percentiles sit too low and cover too seldom. For any other
-    statistic, percentiles, moved outwards for small numbers of identities (Hesterberg, "What
-    teachers should know about the bootstrap", 2015, section 4.4).
+    a few dozen people plain percentiles sit too low and cover too seldom. No bootstrap can draw
+    an error that the list does not hold: where its tail has no error at all, the interval goes
+    from 0 to at least the bound of the rule of three (see `zero_error_bound`), and where the
+    tail has errors alone, the same from the other end.
+    For any other statistic, percentiles, moved outwards for small numbers of identities
+    (Hesterberg, "What teachers should know about the bootstrap", 2015, section 4.4).
     """
-    values = bootstrap(scores, labels, left_ids, right_ids, statistic, samples, seed)
-    reach = _reach(level, labels, left_ids, right_ids)
-    if statistic not in (eer, reference_eer):
-        return _percentiles(values, reach)
-    estimate = statistic(scores, labels)
+    if not 0.0 < level < 1.0:
+        raise UserError(f"level must be between 0 and 1, got {level}")
+    if draws is None:
+        draws = bootstrap(scores, labels, left_ids, right_ids, statistic, samples, seed)
     targets = int(np.count_nonzero(labels))
-    half_a_pair = 50.0 / min(targets, len(labels) - targets)
+    fewest = min(targets, len(labels) - targets)
+    people = None
+    if left_ids is not None:
+        people = len(np.union1d(np.asarray(left_ids), np.asarray(right_ids)))
+    reach = _reach(level, len(labels) if people is None else people)
+    if statistic not in (eer, reference_eer):
+        return _percentiles(draws, reach)
+    estimate = statistic(scores, labels)
+    half_a_pair = 50.0 / fewest
 
     def log_odds(percent):
         percent = np.clip(percent, half_a_pair, 100.0 - half_a_pair)
         return np.log(percent / (100.0 - percent))
 
-    step = reach * np.std(log_odds(values))
+    step = reach * np.std(log_odds(draws))
     low, high = 100.0 / (1.0 + np.exp(-(log_odds(estimate) + np.array([-step, step]))))
+    tail = (1.0 - level) / 2
+    bound = 100.0 * zero_error_bound(fewest if people is None else people, level)
+    if np.mean(draws <= 0.0) > tail:
+        low, high = 0.0, max(high, bound)
+    if np.mean(draws >= 100.0) > tail:
+        low, high = min(low, 100.0 - bound), 100.0
     return min(float(low), estimate), max(float(high), estimate)
 
 
-def _reach(level: float, labels, left_ids, right_ids) -> float:
+def zero_error_bound(trials: int, level: float = 0.95) -> float:
+    """The highest error rate, in [0, 1], that no error in so many independent trials allows.
+
+    The upper end of the exact two-sided interval (Clopper and Pearson, 1934): 1 - tail^(1/n),
+    with tail = (1 - level) / 2. One-sided at 95 % this is close to 3 / n, the "rule of three"
+    (ISO/IEC 19795-1, annex on sample size). Trials are people where people are resampled: the
+    pairs of one person stand or fall together.
+    """
+    if trials < 1:
+        raise UserError(f"trials must be at least 1, got {trials}")
+    return 1.0 - ((1.0 - level) / 2) ** (1.0 / trials)
+
+
+def _reach(level: float, n: int) -> float:
     """How many bootstrap standard errors make an interval: Student's t, with the bootstrap's
     own shortfall of sqrt((n - 1) / n) made good, for n identities or pairs."""
-    if not 0.0 < level < 1.0:
-        raise UserError(f"level must be between 0 and 1, got {level}")
-    if left_ids is None:
-        n = len(labels)
-    else:
-        n = len(np.union1d(np.asarray(left_ids), np.asarray(right_ids)))
     z, freedom = NormalDist().inv_cdf((1.0 + level) / 2), max(n - 1, 2)
     # Cornish and Fisher's expansion of Student's t (Abramowitz and Stegun, 26.7.5).
     t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
@@ -151,20 +176,32 @@ def paired_difference(
     samples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    draws: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> PairedDifference:
-    """Compare two systems on the same list: both see each bootstrap draw (see `bootstrap`)."""
-    a = bootstrap(scores_a, labels, left_ids, right_ids, statistic, samples, seed)
-    b = bootstrap(scores_b, labels, left_ids, right_ids, statistic, samples, seed)
-    differences = b - a
+    """Compare two systems on the same list: both see each bootstrap draw (see `bootstrap`).
+
+    `draws` are what `bootstrap` returned for the two with the same seed, when they are at hand.
+    """
+    if not 0.0 < level < 1.0:
+        raise UserError(f"level must be between 0 and 1, got {level}")
+    if draws is None:
+        draws = tuple(
+            bootstrap(scores, labels, left_ids, right_ids, statistic, samples, seed)
+            for scores in (scores_a, scores_b)
+        )
+    differences = draws[1] - draws[0]
     tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     value_a, value_b = float(statistic(scores_a, labels)), float(statistic(scores_b, labels))
-    low, high = _percentiles(differences, _reach(level, labels, left_ids, right_ids))
+    n = len(labels)
+    if left_ids is not None:
+        n = len(np.union1d(np.asarray(left_ids), np.asarray(right_ids)))
+    low, high = _percentiles(differences, _reach(level, n))
     return PairedDifference(
         a=value_a,
         b=value_b,
         difference=value_b - value_a,
         low=low,
         high=high,
-        p_value=min(1.0, 2.0 * (int(tail) + 1) / (samples + 1)),
+        p_value=min(1.0, 2.0 * (int(tail) + 1) / (len(differences) + 1)),
         level=level,
     )

@@ -96,10 +96,11 @@ def _crossing(targets: np.ndarray, imposters: np.ndarray) -> tuple[float, float]
     fa1, fr1 = counts(min(above)) if above else (0, len(targets))
     d0, d1 = excess(fa0, fr0), excess(fa1, fr1)
     if d0 == 0:
-        threshold = (float(at) + float(max(below))) / 2 if below else float(at)
+        threshold = float(at) / 2 + float(max(below)) / 2 if below else float(at)
         return fa0 / len(imposters), threshold
     step = d0 / (d0 - d1)
-    threshold = float(at) + (step * (float(min(above)) - float(at)) if above else 0.0)
+    # Weighted, not added to: the difference of two scores may be more than a float can hold.
+    threshold = (1 - step) * float(at) + step * float(min(above)) if above else float(at)
     return (fa0 + step * (fa1 - fa0)) / len(imposters), threshold
 
 

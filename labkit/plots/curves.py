@@ -213,10 +213,14 @@ def score_histogram(
             label=f"threshold {threshold:.3f}",
         )
         top = axes.get_ylim()[1]
-        axes.text(threshold, top, f"{frr:.2f} % of targets\nrejected  ", ha="right", va="top",
-                  fontsize=10, color=TARGET)  # fmt: skip
-        axes.text(threshold, top, f"  {far:.2f} % of imposters\n  accepted", ha="left", va="top",
-                  fontsize=10, color="#9A6A00")  # fmt: skip
+        for words, side, tint in (
+            (f"{frr:.2f} % of targets\nrejected", "right", TARGET),
+            (f"{far:.2f} % of imposters\naccepted", "left", "#9A6A00"),
+        ):
+            axes.annotate(
+                words, (threshold, top), (-7 if side == "right" else 7, 0),
+                textcoords="offset points", ha=side, va="top", fontsize=10, color=tint,
+            )  # fmt: skip
     axes.set(xlabel="similarity", ylabel="share of pairs (%)")
     axes.set_title(title)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -247,7 +251,7 @@ def det_curve(systems: Mapping[str, tuple], title: str = "DET curve") -> LabFigu
     """
     _some_systems(systems)
     rows = len(systems) if len(systems) < 4 else -(-len(systems) // 2)
-    figure = new_figure(6.2, 6.1 + 0.22 * rows)
+    figure = new_figure(6.2, 6.2 + 0.27 * rows)
     axes = figure.add_subplot()
     smallest, largest = 0.01, 0.5
     for i, (name, (scores, labels)) in enumerate(systems.items()):
@@ -286,7 +290,8 @@ def roc_curve(systems: Mapping[str, tuple], title: str = "ROC curve") -> LabFigu
     `systems` maps names to (scores, labels). The grey line is guessing.
     """
     _some_systems(systems)
-    figure = new_figure(7.2, 5.4)
+    rows = -(-(len(systems) + 1) // 2)
+    figure = new_figure(7.2, 5.2 + 0.25 * rows)
     axes = figure.add_subplot()
     smallest = 0.1
     for i, (name, (scores, labels)) in enumerate(systems.items()):
@@ -309,7 +314,7 @@ def roc_curve(systems: Mapping[str, tuple], title: str = "ROC curve") -> LabFigu
     axes.xaxis.set_minor_formatter("")
     axes.set(xlabel="false accepts (% of imposter pairs)", ylabel="true accepts (% of targets)")
     axes.set_title(title)
-    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -353,6 +358,5 @@ def identity_eer(report, most: int = 25) -> LabFigure:
     right.set(xlabel="EER of a person's pairs (%)", ylabel="people")
     right.set_title(f"All {len(known):,} people")
     right.yaxis.get_major_locator().set_params(integer=True)
-    right.set_ylim(0, right.get_ylim()[1] * 1.15)
-    right.legend(loc="upper right")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right")
     return figure

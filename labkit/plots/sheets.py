@@ -170,7 +170,7 @@ def pair_sheet(
                   fontweight="bold")  # fmt: skip
         for side, name in enumerate(names):
             axes.text(
-                x + side * (size + GAP) + size / 2, y + size + 5, text(name, 24), ha="center",
+                x + side * (size + GAP) + size / 2, y + size + 5, text(name, 22), ha="center",
                 va="top", fontsize=8, color="#444444", parse_math=False,
             )  # fmt: skip
     axes.imshow(sheet, interpolation="antialiased", aspect="auto")

@@ -1,0 +1,168 @@
+"""The systems that students compare their network with."""
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import make_faces
+from PIL import Image
+from skimage.feature import local_binary_pattern
+
+from labkit import metrics
+from labkit.data import FaceFolder, make_pairs
+from labkit.errors import UserError
+from labkit.evaluate import baselines as module
+from labkit.evaluate import score_pairs
+from labkit.evaluate.baselines import (
+    Eigenfaces,
+    LocalBinaryPatterns,
+    PublicNetwork,
+    RawPixels,
+    reference_systems,
+    uniform_patterns,
+)
+
+
+@pytest.mark.parametrize("radius", [1.0, 2.0, 3.0])
+def test_local_binary_patterns_are_those_of_scikit_image(radius):
+    grey = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
+    ours = uniform_patterns(grey, radius)
+    theirs = local_binary_pattern(grey, 8, radius, method="nri_uniform").astype(int)
+    inside = (slice(4, -4),) * 2  # beyond the edge the two differ on purpose
+    ours, theirs = ours[inside].ravel(), theirs[inside].ravel()
+    together = np.zeros((59, 59), int)
+    np.add.at(together, (ours, theirs), 1)
+    number = together.argmax(axis=1)  # the same patterns under other numbers
+    assert sorted(number) == list(range(59))
+    # A pixel may differ where a value between pixels is within rounding of the centre.
+    assert (number[ours] != theirs).sum() <= 2
+    for all_or_nothing, bits in ((0, np.zeros), (57, np.ones)):
+        centre = 255 * (1 - bits(1)[0])
+        star = np.full((9, 9), 255.0 * bits(1)[0])
+        star[4, 4] = centre
+        assert uniform_patterns(star, 1.0)[4, 4] == all_or_nothing
+
+
+def test_patterns_do_not_change_with_brightness_and_contrast():
+    grey = np.random.default_rng(1).integers(0, 100, (30, 30)).astype(np.float32)
+    np.testing.assert_array_equal(uniform_patterns(grey), uniform_patterns(2 * grey + 20))
+    assert (uniform_patterns(np.full((9, 9), 7.0)) == 57).all()  # all neighbours as bright
+
+
+def test_cells_are_histograms_of_their_own_pixels():
+    system = LocalBinaryPatterns(size=42, grid=3)
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    described = system.describe(image).reshape(3, 3, 59)
+    labels = uniform_patterns(module._grey(image, 42))
+    for row in range(3):
+        for column in range(3):
+            cell = labels[14 * row : 14 * row + 14, 14 * column : 14 * column + 14]
+            share = np.bincount(cell.ravel(), minlength=59) / 14**2
+            np.testing.assert_allclose(described[row, column] ** 2, share, atol=1e-12)
+
+
+def test_the_cosine_of_raw_pixels_is_their_correlation():
+    rng = np.random.default_rng(3)
+    images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in "ab"]
+    rows = RawPixels(16)(images)
+    grey = [module._grey(image, 16).ravel() for image in images]
+    assert rows[0] @ rows[1] == pytest.approx(np.corrcoef(*grey)[0, 1], abs=1e-6)
+
+
+def test_eigenfaces_are_the_principal_components_of_the_training_faces(tmp_path):
+    folder = FaceFolder.scan(make_faces(tmp_path, 6, 5))
+    system = Eigenfaces(folder, components=8, size=16)
+    faces = RawPixels(16).files([folder.path(i) for i in range(len(folder))])
+    _, values, vectors = np.linalg.svd(faces - faces.mean(0), full_matrices=False)
+    scale = values[:8] / np.sqrt(len(faces) - 1)
+    expected = (faces - faces.mean(0)) @ vectors[:8].T / scale
+    image = Image.open(folder.path(7))
+    np.testing.assert_allclose(np.abs(system.describe(image)), np.abs(expected[7]), atol=0.02)
+
+
+@pytest.fixture
+def without_extra(monkeypatch):
+    monkeypatch.setattr(module, "_public_weights", lambda: None)
+
+
+def test_all_of_them_score_a_list_better_than_chance(tmp_path, without_extra):
+    folder = FaceFolder.scan(make_faces(tmp_path / "test", 10, 6))
+    pairs = make_pairs(folder)
+    said = []
+    systems = reference_systems(make_faces(tmp_path / "train", 8, 5, seed=9), say=said.append)
+    assert list(systems) == ["raw pixels", "eigenfaces", "local binary patterns"]
+    assert len(said) == 1 and "pip install face-recognition-models" in said[0]
+    for name, system in systems.items():
+        scores = score_pairs(system, pairs, folder.root)
+        assert scores.shape == (len(pairs),) and np.isfinite(scores).all()
+        assert metrics.eer(scores, pairs.labels) < 40, name
+        np.testing.assert_array_equal(score_pairs(system, pairs, folder.root), scores)
+        flipped = score_pairs(system, pairs, folder.root, flip=True)
+        assert np.isfinite(flipped).all()
+
+
+def test_a_picture_of_one_grey_has_a_row_too(tmp_path):
+    folder = FaceFolder.scan(make_faces(tmp_path, 2, 2))
+    for system in (RawPixels(), LocalBinaryPatterns(), Eigenfaces(folder)):
+        row = system([Image.new("RGB", (40, 40), (90, 90, 90))])
+        assert np.linalg.norm(row[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_without_the_extra_the_public_network_is_one_friendly_line(without_extra):
+    with pytest.raises(UserError, match=r"pip install face-recognition-models"):
+        PublicNetwork()
+
+
+def test_weights_that_cannot_be_read_are_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_public_weights", lambda: tmp_path)
+    with pytest.raises(UserError, match="cannot load the public network"):
+        PublicNetwork()
+
+
+def test_the_public_network_gets_the_face_where_training_images_have_it(monkeypatch, tmp_path):
+    """With a stand-in for dlib: the box, the turned face and the descriptor go where they must."""
+    seen = {}
+    dlib = ModuleType("dlib")
+    dlib.rectangle = lambda *edges: edges
+
+    class Network:
+        def __init__(self, path):
+            seen["weights"] = path
+
+        def compute_face_descriptor(self, chip):
+            seen["chip"] = chip
+            return chip.mean((0, 1)).tolist() + [3.0]
+
+    dlib.face_recognition_model_v1 = Network
+    dlib.shape_predictor = lambda path: lambda pixels, box: (pixels.shape, box)
+    dlib.get_face_chip = lambda pixels, points, size, room: (
+        seen.update(points=points, asked=(size, room)) or pixels[:size, :size]
+    )
+    monkeypatch.setitem(sys.modules, "dlib", dlib)
+    monkeypatch.setattr(module, "_public_weights", lambda: tmp_path)
+    system = PublicNetwork()
+    wide = np.zeros((100, 140, 3), np.uint8)
+    wide[:, 20:120] = (200, 100, 50)  # the middle square
+    rows = system([Image.fromarray(wide)])
+    assert seen["weights"].endswith("resnet_model_v1.dat") and seen["asked"] == (150, 0.25)
+    assert seen["points"] == ((256, 256, 3), (32, 32, 223, 223))
+    expected = np.array([200, 100, 50, 3]) / np.linalg.norm([200, 100, 50, 3])
+    np.testing.assert_allclose(rows[0], expected, atol=1e-3)
+
+
+def test_the_public_network_knows_a_real_face_when_it_is_installed():
+    pytest.importorskip("dlib")
+    if module._public_weights() is None:
+        pytest.skip("the extra 'reference' is not installed")
+    import skimage.data
+
+    from labkit.crop import crop_face, largest_face
+
+    photo = Image.fromarray(skimage.data.astronaut())  # NASA's portrait of Eileen Collins
+    face = crop_face(photo, largest_face(photo))
+    small = crop_face(photo.resize((300, 300)).rotate(8), largest_face(photo.resize((300, 300))))
+    stranger = Image.fromarray(np.asarray(face)[::-1].copy())
+    rows = PublicNetwork()([face, small, stranger])
+    assert rows.shape == (3, 128)
+    assert rows[0] @ rows[1] > 0.95 > rows[0] @ rows[2] + 0.05

@@ -1,0 +1,189 @@
+"""Bootstrap intervals and paired tests: exact draws, coverage, repeatability."""
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from labkit import metrics
+from labkit.metrics.resampling import Units, WeightedEer
+
+
+def identity_list(identities=12, images=4, seed=0, effect=1.0, separation=2.0):
+    """All pairs of a small world in which people differ in how hard they are."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(identities), images)
+    left, right = np.triu_indices(len(who), 1)
+    left_ids, right_ids = who[left], who[right]
+    labels = (left_ids == right_ids).astype(int)
+    hard, open_ = rng.normal(size=(2, identities)) * effect
+    spread = (1 + effect**2) ** 0.5  # imposters have two half-effects, so that variances agree
+    noise = rng.normal(size=len(left))
+    target_scores = separation * spread + hard[left_ids] + noise
+    imposter_scores = (open_[left_ids] + open_[right_ids]) / 2**0.5 + noise
+    return np.where(labels == 1, target_scores, imposter_scores), labels, left_ids, right_ids
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("by_identity", [False, True])
+def test_the_eer_of_a_draw_is_that_of_the_list_with_its_pairs_repeated(by_identity, ties):
+    scores, labels, left, right = identity_list()
+    if ties:
+        scores = np.round(scores)
+    units = Units(len(scores), left, right) if by_identity else Units(len(scores))
+    weighted = WeightedEer(scores, labels, units)
+    everyone = np.ones(units.number + 1, dtype=int)
+    assert weighted(everyone) == pytest.approx(metrics.eer(scores, labels), abs=1e-9)
+    for counts in units.draws(labels, 60, seed=1):
+        if by_identity:
+            times = [counts[a] if a == b else counts[a] * counts[b] for a, b in zip(left, right)]
+        else:
+            times = counts[:-1]
+        expected = metrics.eer(np.repeat(scores, times), np.repeat(labels, times))
+        assert weighted(counts) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_draw_far_from_the_whole_list_is_still_exact():
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=500)
+    labels = rng.integers(0, 2, 500)
+    units = Units(500)
+    weighted = WeightedEer(scores, labels, units)
+    for strength in (-6, -3, 3, 6):
+        counts = rng.poisson(np.exp(strength * scores * (labels - 0.5)))
+        expected = metrics.eer(np.repeat(scores, counts), np.repeat(labels, counts))
+        assert weighted(np.append(counts, 1)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_identities_may_be_names_or_numbers():
+    scores, labels, left, right = identity_list()
+    names = np.array([f"person {k}" for k in range(100, 112)])
+    numbers = metrics.bootstrap_ci(scores, labels, left, right, samples=50)
+    assert metrics.bootstrap_ci(scores, labels, names[left], names[right], samples=50) == numbers
+    assert metrics.bootstrap_ci(scores, labels, left - 5, right - 5, samples=50) == numbers
+    assert metrics.bootstrap_ci(scores, labels, right, left, samples=50) == numbers
+
+
+def test_bootstrap_is_repeatable_and_takes_any_statistic():
+    scores, labels, left, right = identity_list()
+    first = metrics.bootstrap(scores, labels, left, right, samples=20, seed=5)
+    again = metrics.bootstrap(scores, labels, left, right, samples=20, seed=5)
+    np.testing.assert_array_equal(first, again)
+    slow = metrics.bootstrap(
+        scores, labels, left, right, lambda s, t: metrics.eer(s, t), samples=20, seed=5
+    )
+    np.testing.assert_allclose(first, slow)
+    low, high = metrics.bootstrap_ci(scores, labels, left, right, metrics.auc, samples=100)
+    assert low < metrics.auc(scores, labels) < high <= 1
+
+
+def test_even_the_smallest_list_can_be_resampled():
+    low, high = metrics.bootstrap_ci([0.1, 0.9], [0, 1], ["a", "a"], ["b", "a"], samples=5)
+    assert low == 0 and high == pytest.approx(100 * (1 - 0.025**0.5))
+    assert metrics.bootstrap_ci([0.9, 0.1], [0, 1], samples=5)[1] == 100
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("trials", [1, 7, 60, 10_000])
+def test_the_bound_without_errors_is_the_exact_binomial_one(trials, level):
+    exact = binomtest(0, trials).proportion_ci(level, "exact").high
+    assert metrics.zero_error_bound(trials, level) == pytest.approx(exact)
+    # One-sided at 95 %, the rule of three.
+    assert metrics.zero_error_bound(10_000, 0.9) == pytest.approx(3 / 10_000, rel=2e-3)
+
+
+def test_no_errors_in_the_list_are_no_proof_that_there_are_none():
+    scores, labels, left, right = identity_list(identities=30, separation=20.0)
+    assert metrics.eer(scores, labels) == 0
+    low, high = metrics.bootstrap_ci(scores, labels, left, right, samples=50)
+    assert (low, high) == (0, pytest.approx(100 * metrics.zero_error_bound(30)))
+    _, by_pair = metrics.bootstrap_ci(scores, labels, samples=50)
+    assert by_pair == pytest.approx(100 * metrics.zero_error_bound(int(labels.sum())))
+    low, high = metrics.bootstrap_ci(-scores, labels, left, right, samples=50)
+    assert (low, high) == (pytest.approx(100 - 100 * metrics.zero_error_bound(30)), 100)
+    # A single wrong pair is no better proof than none.
+    scores[np.flatnonzero(labels == 1)[0]] = -99
+    assert metrics.bootstrap_ci(scores, labels, left, right, samples=200)[1] >= 11
+
+
+@pytest.mark.parametrize(("identities", "separation"), [(10, 4.0), (20, 6.0)])
+def test_intervals_cover_where_lists_often_hold_no_error(identities, separation):
+    world = {"identities": identities, "images": 4, "effect": 1.0, "separation": separation}
+    assert coverage(100, True, **world) >= 0.95
+
+
+def test_draws_at_hand_are_used_again():
+    scores, labels, left, right = identity_list()
+    other = scores + np.random.default_rng(0).normal(size=len(scores))
+    both = [metrics.bootstrap(s, labels, left, right, samples=30, seed=4) for s in (scores, other)]
+    options = {"samples": 30, "seed": 4}
+    assert metrics.bootstrap_ci(scores, labels, left, right, draws=both[0]) == metrics.bootstrap_ci(
+        scores, labels, left, right, **options
+    )
+    assert metrics.paired_difference(
+        scores, other, labels, left, right, draws=tuple(both)
+    ) == metrics.paired_difference(scores, other, labels, left, right, **options)
+
+
+def coverage(worlds: int, by_identity: bool, **settings) -> float:
+    """How often a 95 % interval holds the EER of the population behind the list."""
+    truth = 100 * NormalDist().cdf(-settings["separation"] / 2)
+    hits = 0
+    for seed in range(worlds):
+        scores, labels, left, right = identity_list(seed=seed, **settings)
+        ids = (left, right) if by_identity else (None, None)
+        low, high = metrics.bootstrap_ci(scores, labels, *ids, samples=120, seed=seed)
+        hits += low <= truth <= high
+    return hits / worlds
+
+
+def test_intervals_by_identity_cover_and_intervals_by_pair_do_not():
+    world = {"identities": 40, "images": 4, "effect": 1.0, "separation": 2.0}
+    assert 0.88 <= coverage(60, True, **world) <= 1.0
+    assert coverage(40, False, **world) < 0.75
+
+
+def test_intervals_by_pair_cover_when_people_do_not_matter():
+    rng = np.random.default_rng(0)
+    truth, hits = 100 * NormalDist().cdf(-1), 0
+    for seed in range(100):
+        labels = np.arange(300) % 2
+        scores = rng.normal(size=300) + 2 * labels
+        low, high = metrics.bootstrap_ci(scores, labels, samples=150, seed=seed)
+        hits += low <= truth <= high
+    assert 87 <= hits <= 100
+
+
+def test_a_paired_test_finds_a_difference_that_separate_intervals_hide():
+    scores, labels, left, right = identity_list(identities=40)
+    rng = np.random.default_rng(1)
+    worse = scores + rng.normal(size=len(scores)) * 0.9
+    result = metrics.paired_difference(worse, scores, labels, left, right, samples=200)
+    assert result.b == metrics.eer(scores, labels) and result.a == metrics.eer(worse, labels)
+    assert result.difference == result.b - result.a < 0
+    assert result.low < result.difference < result.high < 0
+    assert result.significant and result.p_value < 0.05
+    assert "B is better than A by" in result.summary()
+    low_a, _ = metrics.bootstrap_ci(worse, labels, left, right, samples=200)
+    _, high_b = metrics.bootstrap_ci(scores, labels, left, right, samples=200)
+    assert low_a < high_b
+
+
+def test_a_system_is_no_better_than_itself():
+    scores, labels, left, right = identity_list()
+    result = metrics.paired_difference(scores, 2 * scores + 1, labels, left, right, samples=50)
+    assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
+    assert not result.significant
+    assert "cannot be told apart" in result.summary()
+
+
+def test_a_paired_test_is_seldom_significant_without_a_difference():
+    false_alarms = 0
+    for seed in range(25):
+        scores, labels, left, right = identity_list(identities=30, seed=seed)
+        rng = np.random.default_rng(seed)
+        a, b = (scores + rng.normal(size=len(scores)) * 0.5 for _ in range(2))
+        result = metrics.paired_difference(a, b, labels, left, right, samples=99)
+        false_alarms += result.significant
+    assert false_alarms <= 4
