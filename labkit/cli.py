@@ -56,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", metavar="FILE", help="score file to write")
     add("--report", metavar="DIR", help="folder for figures and a report page")
     add("--flip", action="store_true", help="average with the mirror image")
+    add("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",
+        help="what the network computes in; auto is the fastest the device has")  # fmt: skip
+    add("--compare", nargs="+", default=[], metavar="SCORE_FILE",
+        help="score files of other systems on this list, for the report")  # fmt: skip
 
     add = command("score", "report the EER of a score file").add_argument
     add("score_file", metavar="SCORE_FILE")
@@ -71,18 +75,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("folder", metavar="DIR")
     add("--weights", required=True, metavar="FILE")
     add("--out", required=True, metavar="FILE")
+    add("--val_path", metavar="DIR", help="face folder to calibrate likeness on, with --val_list")
+    add("--val_list", metavar="FILE", help="its labelled pair list")
 
     add = command("lookalike", "find the people of a gallery who look like a photo").add_argument
     add("photos", nargs="+", metavar="PHOTO")
     add("--gallery", required=True, metavar="FILE")
     add("--weights", metavar="FILE", help="when the gallery's own weights have moved")
     add("-k", type=_positive, default=5, help="how many to show")
+    add("--face", type=_positive, default=1, metavar="N", help="which face, the largest is 1")
+    add("--box", type=_box, metavar="L,T,R,B", help="the face by hand, in pixels of the photo")
     add("--sheet", metavar="FILE.png", help="write a picture of the answer")
 
     add = command("facemap", "draw a map of a gallery's faces").add_argument
     add("--gallery", required=True, metavar="FILE")
     add("--out", required=True, metavar="FILE", help="map.html, map.png or map.pdf")
     add("--method", choices=("umap", "tsne", "pca"), default="umap")
+    add("--photos", action="store_true", help="every photo, not one point for each person")
     add("--seed", type=_natural, default=0, metavar="S")
 
     add = command("run", "run the five notebooks, from faces to a FaceMap").add_argument
@@ -118,6 +127,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _box(text: str) -> tuple[float, ...]:
+    edges = tuple(float(edge) for edge in text.split(","))
+    if len(edges) != 4:
+        raise argparse.ArgumentTypeError(f"must be left,top,right,bottom, found {text}")
+    return edges
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 2 for a mistake of the user's.
 
@@ -131,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with redirect_stdout(sys.stderr) if args.json else nullcontext():
             result, text = getattr(commands, args.command)(args)
+        print(json.dumps(result, ensure_ascii=False, default=str) if args.json else text)
+        sys.stdout.flush()
     except UserError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 2
@@ -139,6 +157,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    print(json.dumps(result, ensure_ascii=False, default=str) if args.json else text)
     return 0

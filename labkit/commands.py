@@ -18,7 +18,13 @@ from labkit.devices import DEVICE_VARIABLE, best_device
 from labkit.doctor import examine
 from labkit.embed import Embedder
 from labkit.errors import UserError
-from labkit.evaluate import VerificationReport, read_scores, score_pairs, write_scores
+from labkit.evaluate import (
+    VerificationReport,
+    read_scores,
+    save_report,
+    score_pairs,
+    write_scores,
+)
 from labkit.files import atomic_path
 from labkit.lab import Lab
 from labkit.models import InputSpec
@@ -98,12 +104,17 @@ def _eval_as_reference(config: TrainConfig, output: str | None) -> Answer:
 
 def eval(args: Namespace) -> Answer:
     """Score a pair list and, when it has labels, report."""
-    embedder = Embedder(args.weights, device=args.device)
-    return _evaluate(embedder, args.test_path, args.test_list, args.output, args.report, args.flip)
+    embedder = Embedder(args.weights, device=args.device, precision=args.precision)
+    if args.compare and not args.report:
+        raise UserError("--compare is for the report: give --report DIR too")
+    return _evaluate(
+        embedder, args.test_path, args.test_list, args.output, args.report, args.flip, args.compare
+    )
 
 
-def _evaluate(embedder, folder, pair_file, output, report_folder, flip) -> Answer:
+def _evaluate(embedder, folder, pair_file, output, report_folder, flip, compare=()) -> Answer:
     listed = PairList.read(pair_file, folder)
+    others = [(Path(file).stem, read_scores(file).with_labels(listed)) for file in compare]
     scores = score_pairs(embedder, listed, folder, flip=flip)
     if output:
         write_scores(output, scores, listed)
@@ -113,7 +124,11 @@ def _evaluate(embedder, folder, pair_file, output, report_folder, flip) -> Answe
         return dict(output=output, pairs=len(listed)), f"{len(listed):,} pairs scored: {output}"
     report = VerificationReport.from_scores(scores, listed, name=Path(pair_file).stem)
     if report_folder:
-        report.save(report_folder, root=folder)
+        others = [
+            VerificationReport.from_scores(other.scores, listed, name=name)
+            for name, other in others
+        ]
+        save_report([report], report_folder, root=folder, others=others)
     return dict(report.to_dict(), output=output), report.summary()
 
 
@@ -165,17 +180,29 @@ def _detect_and_embed(embedder: Embedder, folder: FaceFolder):
 
 
 def gallery(args: Namespace) -> Answer:
-    """Make a gallery file."""
-    from labkit.gallery import Gallery
+    """Make a gallery file, with --val_list calibrated so that answers mean something."""
+    from labkit.gallery import Gallery, calibrate
 
-    made = Gallery.build(args.folder, Embedder(args.weights, device=args.device))
+    if bool(args.val_path) != bool(args.val_list):
+        raise UserError("--val_path and --val_list go together: a face folder and its pair list")
+    listed = PairList.read(args.val_list, args.val_path) if args.val_list else None
+    embedder = Embedder(args.weights, device=args.device)
+    made = Gallery.build(args.folder, embedder)
+    if listed is not None:
+        made.calibration = calibrate(embedder, listed, args.val_path)
     made.save(args.out)
-    result = dict(out=args.out, identities=len(made), images=len(made.files))
+    result = dict(
+        out=args.out,
+        identities=len(made),
+        images=len(made.files),
+        skipped=made.skipped,
+        calibrated=made.calibration is not None,
+    )
     return result, f"{len(made):,} people, {len(made.files):,} photos: {args.out}"
 
 
 def lookalike(args: Namespace) -> Answer:
-    """Find the people of a gallery who look like the largest face of each photo."""
+    """Find the people of a gallery who look like a face of each photo, the largest by default."""
     from labkit.gallery import Gallery
 
     known = Gallery.load(args.gallery)
@@ -183,17 +210,43 @@ def lookalike(args: Namespace) -> Answer:
     known.check(embedder)
     answers, lines = [], []
     for path in args.photos:
-        photo = read_photo(path)
-        face = crop_face(photo, largest_face(photo, name=str(path)))
-        matches = known.search(embedder([face]), args.k)[0]
-        answers.append(dict(photo=path, matches=[dataclasses.asdict(m) for m in matches]))
+        face, box, found = _face_of(path, args)
+        matches = known.search(embedder([face])[0], args.k)
+        told = [_told(known, match) for match in matches]
+        answers.append(dict(photo=path, faces=found, box=box, matches=told))
         lines.append(f"{path}")
+        if found > 1 and not args.box:
+            lines[-1] += f": face {args.face} of {found} (--face N for another)"
         lines += [f"  {match.similarity:6.3f}  {match.name}" for match in matches]
+        if known.calibration is not None:
+            said = known.calibration.describe(matches[0].similarity, len(known))
+            lines.append(f"  {matches[0].name}: {said}")
         if args.sheet:
             _write_sheet(args.sheet, path, len(args.photos), face, matches, known)
     if known.note:
         lines.append(known.note)
     return dict(photos=answers, note=known.note), "\n".join(lines)
+
+
+def _face_of(path: str, args: Namespace):
+    """The cut face, its box in pixels of the photo and how many faces were found (0: by hand)."""
+    photo = read_photo(path)
+    if args.box:
+        return crop_face(photo, args.box), args.box, 0
+    faces = find_faces(photo) or [largest_face(photo, name=str(path))]
+    if args.face > len(faces):
+        raise UserError(f"{path} shows {len(faces)} face(s), so there is no --face {args.face}")
+    box = faces[args.face - 1].box
+    return crop_face(photo, box), box, len(faces)
+
+
+def _told(known, match) -> dict:
+    """A match as JSON, with what its similarity means where the gallery is calibrated."""
+    values = dataclasses.asdict(match)
+    if known.calibration is not None:
+        values["closer_than_percent"] = float(known.calibration.percentile(match.similarity))
+        values["chance_of_same_person"] = float(known.calibration.probability(match.similarity))
+    return values
 
 
 def _write_sheet(sheet: str, photo: str, photos: int, face, matches, known) -> None:
@@ -208,22 +261,43 @@ def _write_sheet(sheet: str, photo: str, photos: int, face, matches, known) -> N
 
 
 def facemap(args: Namespace) -> Answer:
-    """Draw a map of a gallery's people: a page, a poster or a PDF, by the name's ending."""
-    from labkit.facemap import faithfulness, layout, poster, save_poster, to_html
+    """Draw a map of a gallery's stars, or with --photos of every photo: a page, a poster or a PDF.
+
+    What it is goes by the ending of the name.
+    """
+    from labkit.facemap import faithfulness, layout, poster, save_poster, snapped, to_html
     from labkit.gallery import Gallery
 
     out = Path(args.out)
     if out.suffix.lower() not in (".html", ".png", ".pdf"):
         raise UserError(f"{out} must end in .html, .png or .pdf")
     known = Gallery.load(args.gallery)
-    xy = layout(known.means, args.method, seed=args.seed)
-    pictures = known.thumbnails()
+    points = known.embeddings if args.photos else known.means
+    star = known.labels if args.photos else np.arange(len(known))
+    pictures = known.thumbnails("image" if args.photos else "identity")
+    names = [known.names[i] for i in star]
+    xy = layout(points, args.method, seed=args.seed)
+    labels = star if args.photos else None
     if out.suffix.lower() == ".html":
-        to_html(out, {args.method: xy}, pictures, known.names, known.means, note=known.note)
+        to_html(
+            out,
+            {args.method: xy, "grid": snapped(xy)},
+            pictures,
+            names,
+            points,
+            labels=labels,
+            details=[known.details[i].get("hangul", "") for i in star],
+            attributes={
+                name: [values[i] for i in star] for name, values in known.attributes.items()
+            },
+            note=known.note,
+        )
     else:
-        save_poster(poster(xy, pictures, known.names, note=known.note), out)
-    result = dict(out=str(out), people=len(known), **faithfulness(known.means, xy))
-    return result, f"{len(known):,} people by {args.method}: {out}"
+        save_poster(poster(xy, pictures, names, note=known.note), out)
+    numbers = faithfulness(points, xy, labels)
+    kind = "photos" if args.photos else "people"
+    result = dict(out=str(out), people=len(known), photos=len(known.files), **numbers)
+    return result, f"{len(points):,} {kind} by {args.method}: {out}"
 
 
 def run(args: Namespace) -> Answer:

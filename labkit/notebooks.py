@@ -87,7 +87,7 @@ def _parameters(lab: Lab, name: str, photo: str | Path | None) -> dict:
         run_dir=str(lab.run_path.resolve()),
         seed=lab.seed,
     )
-    if name == "04_lookalike" and photo is not None:
+    if name in ("04_lookalike", "05_facemap") and photo is not None:
         parameters["photo"] = str(Path(photo).resolve())
     return parameters
 

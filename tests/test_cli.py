@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -6,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_faces
+from PIL import Image
+from test_crop import BAD_FILES
 
 from labkit.checkpoint import save_weights
 from labkit.cli import build_parser, main
@@ -126,6 +129,10 @@ def test_a_gallery_and_its_map(data_directory, weights, tmp_path, capsys):
         out = tmp_path / name
         run_json(capsys, "facemap", "--gallery", gallery, "--out", out, "--method", "pca")
         assert out.read_bytes().lstrip().startswith(start)
+    out = tmp_path / "photos.html"
+    told = run_json(capsys, "facemap", "--gallery", gallery, "--out", out, "--photos")
+    assert told["photos"] == 48 and 0 <= told["identity_purity"] <= 1
+    assert "48 faces" in out.read_text()
     code, _, err = run(capsys, "facemap", "--gallery", gallery, "--out", tmp_path / "map.txt")
     assert code == 2 and ".html, .png or .pdf" in err
 
@@ -164,16 +171,62 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(command, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_photo_without_a_face_and_a_file_that_is_none(data_directory, weights, tmp_path, capsys):
-    gallery = tmp_path / "gallery.safetensors"
-    run(capsys, "gallery", data_directory / "val", "--weights", weights, "--out", gallery)
-    no_face = next((data_directory / "val").rglob("*.jpg"))
-    code, _, err = run(capsys, "lookalike", no_face, "--gallery", gallery)
-    assert code == 2 and "no face" in err.lower() and err.count("\n") == 1
-    text = tmp_path / "text.jpg"
-    text.write_text("this is no picture")
-    code, _, err = run(capsys, "lookalike", text, "--gallery", gallery)
-    assert code == 2 and "text.jpg" in err and err.count("\n") == 1
+@pytest.fixture(scope="module")
+def known(data_directory, weights, tmp_path_factory):
+    """A calibrated gallery file."""
+    out = tmp_path_factory.mktemp("gallery") / "gallery.safetensors"
+    val = data_directory / "val"
+    command = ["gallery", val, "--weights", weights, "--out", out, "--val_path", val]
+    assert main([*map(str, command), "--val_list", str(data_directory / "val_pairs.csv")]) == 0
+    return out
+
+
+@pytest.mark.parametrize("case", [*BAD_FILES, "no face"])
+def test_each_kind_of_bad_photo_is_one_line_and_exit_code_2(case, known, tmp_path, capsys):
+    photo = tmp_path / "photo.jpg"
+    data, complaint = BAD_FILES.get(case, (None, "no face found"))
+    if data is None:
+        Image.new("RGB", (200, 200), (120, 120, 120)).save(photo)
+    else:
+        photo.write_bytes(data)
+    code, out, err = run(capsys, "lookalike", photo, "--gallery", known)
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert re.search(complaint, err) and "photo.jpg" in err
+
+
+def test_a_gallery_of_other_weights_is_one_line_and_exit_code_2(known, tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    about = dict(model_name="ThinResNet34", embedding_size=16, input_spec=InputSpec(48))
+    save_weights(other, build_model("ThinResNet34", 16), **about)
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(pytest.importorskip("skimage.data").astronaut()).save(photo)
+    code, _, err = run(capsys, "lookalike", photo, "--gallery", known, "--weights", other)
+    assert code == 2 and "made with other weights" in err and err.count("\n") == 1
+
+
+def test_look_alikes_with_what_they_mean_and_a_sheet(known, tmp_path, capsys):
+    portrait = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+    group = Image.new("RGB", (1100, 512))
+    group.paste(portrait, (0, 0))
+    group.paste(portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (560, 0))
+    photo, sheet = tmp_path / "group.png", tmp_path / "sheet.png"
+    group.save(photo)
+    command = ["lookalike", photo, "--gallery", known, "-k", 3]
+    [answer] = run_json(capsys, *command, "--sheet", sheet)["photos"]
+    assert answer["faces"] == 2 and len(answer["matches"]) == 3
+    assert 0 <= answer["matches"][0]["closer_than_percent"] <= 100
+    assert 0 < answer["matches"][0]["chance_of_same_person"] < 1
+    assert Image.open(sheet).width > 500
+    [second] = run_json(capsys, *command, "--face", 2)["photos"]
+    assert abs(second["box"][0] - answer["box"][0]) > 300
+    code, out, _ = run(capsys, *command)
+    assert code == 0 and "face 1 of 2" in out and re.search("closer|alike", out)
+    by_hand = ",".join(str(edge) for edge in answer["box"])
+    [again] = run_json(capsys, *command, "--box", by_hand)["photos"]
+    assert again["matches"] == answer["matches"]
+    code, _, err = run(capsys, *command, "--face", 9)
+    assert code == 2 and "shows 2 face(s)" in err
 
 
 def test_doctor_describes_this_machine_and_a_data_directory(data_directory, tmp_path, capsys):

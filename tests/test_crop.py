@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from labkit import crop
 from labkit.crop import Face, crop_face, find_faces, largest_face, only_face, read_photo
@@ -34,14 +34,69 @@ def astronaut() -> Image.Image:
 ASTRONAUT_FACE_CENTRE, ASTRONAUT_EYES = (224, 122), ((207, 110), (241, 110))
 
 
-def test_exif_rotation_is_honoured():
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_honoured(orientation):
     photo = gradient()
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees to look at it
+    exif[0x0112] = orientation
     turned = read_photo(encoded(photo, quality=100, subsampling=0, exif=exif))
-    wanted = np.asarray(photo.transpose(Image.Transpose.ROTATE_270)).astype(int)
-    assert turned.size == (40, 60)
+    photo.getexif()[0x0112] = orientation
+    wanted = np.asarray(ImageOps.exif_transpose(photo)).astype(int)
+    assert turned.size == ((40, 60) if orientation > 4 else (60, 40))
     assert np.abs(np.asarray(turned).astype(int) - wanted).mean() < 3
+
+
+def test_a_photo_with_a_damaged_exif_block_is_read_as_it_lies():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    data = bytearray(encoded(gradient(), exif=exif))
+    at = data.index(b"Exif")
+    data[at + 14 : at + 40] = b"\xff" * 26  # both entries
+    assert read_photo(bytes(data)).size == (60, 40)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF"])
+def test_a_photo_with_changed_bytes_is_read_or_refused_in_one_sentence(kind):
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    settings = {"exif": exif} if kind not in ("GIF", "BMP") else {}
+    data = encoded(gradient(), kind, **settings)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(data)
+        for _ in range(rng.integers(1, 6)):
+            place = rng.integers(min(len(data), int(rng.choice([40, 400, len(data)]))))
+            changed[place] = rng.integers(256)
+        try:
+            assert read_photo(bytes(changed)).mode == "RGB"
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 3, 8])
+def test_heic_photos_are_read_upright(orientation, tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC needs the package pillow-heif")
+    photo = gradient(240, 160)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "phone.heic"
+    heif = pillow_heif.from_pillow(photo)
+    heif.save(path, quality=95, exif=exif.tobytes())
+    turns = {1: None, 6: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}
+    turns[8] = Image.Transpose.ROTATE_90
+    turn = turns[orientation]
+    wanted = np.asarray(photo if turn is None else photo.transpose(turn)).astype(int)
+    for source in (path, path.read_bytes()):
+        read = np.asarray(read_photo(source)).astype(int)
+        assert read.shape == wanted.shape and np.abs(read - wanted).mean() < 4
+
+
+def test_without_its_package_a_heic_photo_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(crop, "_heif", lambda: False)
+    with pytest.raises(UserError, match="pip install pillow-heif"):
+        read_photo(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", name="me.heic")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
@@ -162,6 +217,16 @@ def test_several_faces_come_largest_first(astronaut):
     assert faces[0].box[0] < 600 < 1030 < faces[1].box[0]
     with pytest.raises(UserError, match="faces found in group.jpg"):
         only_face(sheet, name="group.jpg")
+
+
+def test_beside_a_sure_face_weak_detections_are_left_out(monkeypatch, astronaut):
+    def detected(*confidences):
+        faces = [Face((0, 0, 50, 50), confidence) for confidence in confidences]
+        monkeypatch.setattr(crop, "_detect", lambda *_: faces)
+        return sorted(face.confidence for face in find_faces(astronaut))
+
+    assert detected(1.2, 0.5, 0.2) == [0.5, 1.2]
+    assert detected(0.3, 0.1) == [0.1, 0.3]
 
 
 def test_no_face_says_what_to_do():

@@ -1,5 +1,9 @@
+import base64
+import io
 import itertools
+import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -16,9 +20,12 @@ from labkit.facemap import (
     place,
     poster,
     save_poster,
+    snapped,
     to_grid,
     to_html,
+    umap,
 )
+from labkit.facemap.neighbours import nearest
 from labkit.facemap.page import coloured
 
 
@@ -58,9 +65,27 @@ def test_umap_is_repeatable_and_keeps_groups_together():
     points, labels = clusters(groups=3, each=10)
     xy = layout(points, "umap", seed=1)
     assert np.array_equal(xy, layout(points, "umap", seed=1))
+    assert not np.array_equal(xy, layout(points, "umap", seed=2))
     assert faithfulness(points, xy, labels, k=5)["identity_purity"] > 0.95
     assert layout(points[:5], "umap").shape == (5, 2)
     assert np.array_equal(layout(points[:3], "umap"), layout(points[:3], "pca"))
+    assert np.isfinite(layout(np.ones((40, 8)), "umap")).all()
+
+
+def test_umap_has_the_graph_the_curve_and_the_faithfulness_of_umap_learn():
+    library = pytest.importorskip("umap")
+    points, labels = clusters(groups=12, each=25, size=32)
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        oracle = library.UMAP(metric="cosine", min_dist=0.15, random_state=0).fit(points)
+    graph = umap.neighbour_graph(*nearest(points, 14))
+    assert abs(oracle.graph_ - graph).max() < 0.005
+    assert umap.curve() == pytest.approx(library.umap_.find_ab_params(1.0, 0.15), rel=1e-4)
+    ours = faithfulness(points, layout(points, "umap"), labels)
+    theirs = faithfulness(points, oracle.embedding_, labels)
+    for name in ("trustworthiness", "neighbours_kept", "identity_purity"):
+        assert ours[name] > theirs[name] - 0.03, name
 
 
 def test_pca_equals_scikit_learns():
@@ -159,6 +184,15 @@ def test_top_of_the_map_is_the_first_row():
     assert cells.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
 
 
+def test_a_map_on_its_grid_is_a_map():
+    xy = np.random.default_rng(1).random((30, 2))
+    places = snapped(xy, 10)
+    assert places.min() >= 0 and places.max() <= 1 and len(np.unique(places, axis=0)) == 30
+    assert np.corrcoef(places[:, 0], xy[:, 0])[0, 1] > 0.7
+    assert np.corrcoef(places[:, 1], xy[:, 1])[0, 1] > 0.7
+    assert snapped(xy[:1]).tolist() == [[0.5, 0.5]] and snapped(xy[:0]).shape == (0, 2)
+
+
 def test_a_large_grid_has_no_overlap_and_is_near_the_best(monkeypatch):
     xy = layout(clusters(groups=8, each=100)[0], "pca")
     exact = to_grid(xy)
@@ -216,46 +250,83 @@ def test_the_figure_has_one_panel_per_layout():
 def make_page(path, count=12, **settings):
     points = np.random.default_rng(0).normal(size=(count, 8))
     names = [f"Star <{i}>" for i in range(count)]
-    maps = {"pca": layout(points, "pca"), "grid": to_grid(layout(points, "pca")).astype(float)}
+    maps = {"pca": layout(points, "pca"), "grid": snapped(layout(points, "pca"))}
     return to_html(path, maps, tiles(settings.pop("pictures", count)), names, points, **settings)
+
+
+def data_of(path) -> dict:
+    """What the page's script reads."""
+    [text] = re.findall(
+        r'<script id="facemap-data" type="application/json">(.*?)</script>', path.read_text()
+    )
+    return json.loads(text)
+
+
+def numbers(text, kind):
+    return np.frombuffer(base64.b64decode(text), dtype=kind)
+
+
+def sheet_of(data, i):
+    return Image.open(io.BytesIO(base64.b64decode(data["sheets"][i].split(",")[1])))
 
 
 def test_the_page_stands_alone_and_says_that_faces_are_synthetic(tmp_path):
     note = "All faces here are synthetic"
-    text = make_page(tmp_path / "map.html", note=note, title="Stars & more").read_text()
-    assert note in text and "Stars &amp; more" in text
-    assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?(https?:)?//", text)
-    assert text.count("data:image/jpeg;base64,") == 12
-    assert "<b>Star <3>" not in text
+    path = make_page(tmp_path / "map.html", note=note, title="Stars & more")
+    text = path.read_text()
+    assert note in text and "<title>Stars &amp; more</title>" in text
+    assert not re.search(r"(src|href)=|url\(.?http|import ", text.replace('href="data:,"', ""))
+    assert "Star <3>" not in text and data_of(path)["names"][3] == "Star <3>"
 
 
-def test_the_page_with_shared_pictures_holds_each_once(tmp_path):
+def test_the_page_holds_each_picture_once_in_its_place_on_a_sheet(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "SHEET", 224)  # two by two pictures of 112 pixels
+    faces = tiles(7)
+    data = data_of(make_page(tmp_path / "map.html", 7))
+    assert data["across"] == 2 and len(data["sheets"]) == 2
+    assert (data["wide"], data["high"]) == ([224, 224], [224, 224])
+    for i, face in enumerate(faces):
+        row, column = divmod(i % 4, 2)
+        seen = sheet_of(data, i // 4).getpixel((column * 112 + 3, row * 112 + 108))
+        assert np.abs(np.array(seen) - face.getpixel((0, 0))).max() < 6
     shown = np.arange(12) % 3
     path = make_page(tmp_path / "map.html", pictures=3, shown=shown, details=["x"] * 12)
-    assert path.read_text().count("data:image/jpeg;base64,") == 3
+    data = data_of(path)
+    assert numbers(data["shown"], "<i4").tolist() == shown.tolist()
+    assert data["wide"] == [224] and data["high"] == [224]
     with pytest.raises(UserError, match="3 thumbnails for a map of 12 faces"):
         make_page(tmp_path / "map.html", pictures=3)
 
 
-def test_the_nearest_faces_in_the_page_are_those_of_the_embedding():
+def test_the_page_holds_the_places_of_each_layout_and_how_faithful_it_is(tmp_path):
+    points = np.random.default_rng(0).normal(size=(12, 8))
+    pca, grid_map = data_of(make_page(tmp_path / "map.html"))["maps"]
+    assert (pca["title"], grid_map["title"]) == ("PCA", "Grid")
+    assert np.array_equal(numbers(pca["places"], "<f4").reshape(12, 2), layout(points, "pca"))
+    assert "trustworthiness" in pca["line"]
+
+
+def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
     points = np.random.default_rng(0).normal(size=(30, 8))
     points[20:] = points[:10]  # equal faces must not name themselves
-    made = page._Page({"a": points[:, :2]}, tiles(30), ["x"] * 30, points, *[None] * 4)
-    near = made._near()
-    faces = np.asarray(near.data["face"]).reshape(30, page.NEIGHBOURS)
+    path = to_html(tmp_path / "map.html", points[:, :2], tiles(30), ["x"] * 30, points)
+    near = data_of(path)["near"]
+    faces = numbers(near["face"], "<i4").reshape(30, page.NEIGHBOURS)
+    alike = numbers(near["similarity"], "<f4").reshape(30, page.NEIGHBOURS)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    alike = unit @ unit.T
-    np.fill_diagonal(alike, -9)
+    truth = unit @ unit.T
+    np.fill_diagonal(truth, -9)
     for i in range(30):
-        assert i not in faces[i]
-        wanted = np.sort(alike[i])[::-1][: page.NEIGHBOURS]
-        assert np.allclose(alike[i][faces[i]], wanted, atol=1e-5)
+        assert i not in faces[i] and len(set(faces[i])) == page.NEIGHBOURS
+        assert np.allclose(alike[i], np.sort(truth[i])[::-1][: page.NEIGHBOURS], atol=1e-5)
+        assert np.allclose(truth[i][faces[i]], alike[i], atol=1e-5)
 
 
-def test_a_page_of_one_face_and_one_of_many_as_dots(tmp_path, monkeypatch):
-    to_html(tmp_path / "one.html", np.array([[0.5, 0.5]]), tiles(1), ["x"], np.ones((1, 4)))
-    monkeypatch.setattr(page, "MOST_PICTURES", 5)
-    assert "webgl" in make_page(tmp_path / "many.html").read_text()
+def test_a_page_of_one_face_and_one_of_many_small_pictures(tmp_path, monkeypatch):
+    one = to_html(tmp_path / "one.html", np.array([[0.5, 0.5]]), tiles(1), ["x"], np.ones((1, 4)))
+    assert data_of(one)["near"]["k"] == 0 and data_of(one)["side"] == 112
+    monkeypatch.setattr(page, "PICTURE_SIDES", ((5, 112), (float("inf"), 32)))
+    assert data_of(make_page(tmp_path / "many.html"))["side"] == 32
 
 
 def test_colours_by_text_and_by_number():

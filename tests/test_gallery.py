@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labkit.data import FaceFolder
+from labkit.data import FaceFolder, make_pairs
 from labkit.errors import UserError
 from labkit.gallery import (
     Calibration,
     Gallery,
+    calibrate,
     fit_calibration,
     lookalike_sheet,
     occlusion_map,
     search,
 )
-from labkit.gallery.compact import CompactScreen
+from labkit.gallery.compact import CompactScreen, compiled
 from labkit.gallery.search import normalized, top_k
 
 
@@ -127,6 +128,12 @@ def test_a_large_gallery_is_searched_through_its_compact_copy(faces, tmp_path, m
     assert loaded._compact is not None and gallery._compact is None
     found, wanted = (g.search(probes, 4, level="image") for g in (loaded, gallery))
     assert found == wanted
+
+
+def test_a_loop_is_compiled_where_nothing_can_be_kept_on_disk():
+    space = {}
+    exec("def twice(x):\n    return 2 * x", space)  # from no file, so there is nowhere to keep it
+    assert compiled(space["twice"])(21) == 42
 
 
 def test_a_gallery_file_is_plain_safetensors_that_names_its_weights(faces, tmp_path):
@@ -251,6 +258,60 @@ def test_calibration_stays_finite_on_separable_scores_and_survives_a_file(tmp_pa
     (tmp_path / "calibration.json").write_text("[1, 2]")
     with pytest.raises(UserError, match="not a calibration file"):
         Calibration.load(tmp_path / "calibration.json")
+
+
+class FilesToo(FakeEmbedder):
+    def files(self, paths):
+        return self([Image.open(path) for path in paths])
+
+
+def test_calibration_compares_each_photo_with_the_mean_of_the_others(faces):
+    embedder = FilesToo()
+    pairs = make_pairs(FaceFolder.scan(faces), per_image=6)
+    calibration = calibrate(embedder, pairs, faces)
+    vectors = dict(zip(pairs.files, embedder.files([faces / name for name in pairs.files])))
+    scores = []
+    for i in range(len(pairs)):
+        left, right = pairs.name_pair(i)
+        person = right.split("/")[0]
+        mean = sum(v for name, v in vectors.items() if name.startswith(person) and name != left)
+        scores.append(float(vectors[left] @ mean / np.linalg.norm(mean)))
+    wanted = fit_calibration(scores, pairs.labels)
+    assert (calibration.targets, calibration.imposters) == (wanted.targets, wanted.imposters)
+    assert np.allclose(calibration.quantiles, wanted.quantiles, atol=1e-5)
+    assert calibration.slope == pytest.approx(wanted.slope, rel=1e-3)
+    with pytest.raises(UserError, match="blind"):
+        calibrate(embedder, make_pairs(FaceFolder.scan(faces), labelled=False), faces)
+
+
+def test_a_gallery_keeps_its_calibration(faces, tmp_path):
+    gallery = Gallery.build(faces, FakeEmbedder())
+    assert gallery.calibration is None
+    gallery.calibration = fit_calibration(*scores_and_labels())
+    loaded = Gallery.load(gallery.save(tmp_path / "gallery.safetensors"))
+    assert loaded.calibration == gallery.calibration
+    assert Gallery.load(loaded.save(tmp_path / "again.safetensors")).calibration is not None
+
+
+def test_the_best_of_many_stars_is_told_as_luck():
+    calibration = fit_calibration(*scores_and_labels())
+    likeness = float(np.quantile(calibration.quantiles, 0.99))
+    assert calibration.describe(likeness).startswith("closer than 99")
+    assert calibration.describe(likeness, among=1).startswith("closer than 99")
+    said = calibration.describe(likeness, among=1229)
+    assert said.startswith("closer than 99") and "among 1,229 stars most people find" in said
+    assert "chance" not in said
+    assert "chance of the same person" in calibration.describe(0.6, among=1229)
+
+
+def test_attributes_are_what_is_known_besides_names(faces, tmp_path):
+    table = "identity,name,number,hair,glasses\nalpha,A,1,black,0\nbeta,B,2,blond,0\n"
+    (tmp_path / "identities.csv").write_text(table, encoding="utf-8")
+    gallery = Gallery.build(faces, FakeEmbedder())
+    assert gallery.attributes == {
+        "hair": ["black", "blond", ""],
+        "glasses": ["0", "0", ""],
+    }
 
 
 def test_calibration_needs_both_kinds_and_finite_scores():

@@ -1,17 +1,16 @@
+import base64
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_crop import BAD_FILES
 
-pytest.importorskip("ipywidgets")
-
-from labkit import widgets
 from labkit.crop import Face
-from labkit.errors import UserError
 from labkit.gallery import Gallery, fit_calibration
 from labkit.gallery.search import normalized
-from labkit.widgets import LookalikeApp, heat
+from labkit.widgets import LookalikeApp, heat, lookalike, with_boxes
 
 
 class FakeEmbedder:
@@ -49,12 +48,32 @@ def photo_bytes(colour=(150, 120, 100)) -> bytes:
 @pytest.fixture
 def two_faces(monkeypatch):
     faces = [Face((20, 20, 90, 90), 1.5), Face((110, 30, 160, 80), 0.9)]
-    monkeypatch.setattr(widgets, "find_faces", lambda photo: faces)
+    monkeypatch.setattr(lookalike, "find_faces", lambda photo: faces)
     return faces
 
 
-def upload(app, *files):
-    app._uploaded({"new": [{"name": name, "content": memoryview(data)} for name, data in files]})
+def upload(app, *files, piece=1000):
+    """What the browser sends when files are chosen: their names and sizes, then their pieces."""
+
+    def said(*buffers, **message):
+        app.view._heard(app.view, message, list(buffers))
+
+    said(kind="begin", files=[{"name": name, "size": len(data)} for name, data in files])
+    for number, (_, data) in enumerate(files):
+        for start in range(0, len(data), piece):
+            said(memoryview(data)[start : start + piece], kind="piece", number=number)
+    said(kind="end")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Messages to the browser, as (message, buffers)."""
+    messages = []
+    monkeypatch.setattr(
+        "labkit.widgets.photo_view.PhotoView.send",
+        lambda self, message, buffers=None: messages.append((message, buffers)),
+    )
+    return messages
 
 
 def shown(control) -> bool:
@@ -96,49 +115,106 @@ def test_several_uploads_are_shown_one_after_the_other(app, two_faces):
     assert app.name == "c.jpg" and not shown(app.next_photo_button)
 
 
-@pytest.mark.parametrize("data,sentence", [(b"", "empty"), (b"text", "not a picture")])
-def test_a_bad_upload_shows_one_sentence_and_clears_the_last_answer(app, two_faces, data, sentence):
-    app.show_photo(photo_bytes(), "me.jpg")
-    upload(app, ("<bad>.jpg", data))
-    assert sentence in app.message and "<bad>.jpg" in app.message
-    assert "&lt;bad&gt;.jpg" in app._status.value and "say bad" in app._status.value
-    assert app._cards.value == "" and app.matches == [] and not shown(app.keep_button)
+def test_each_kind_of_bad_upload_shows_one_sentence_and_clears_the_last_answer(app, two_faces):
+    for case, (data, sentence) in BAD_FILES.items():
+        app.show_photo(photo_bytes(), "me.jpg")
+        upload(app, (f"<{case}>.jpg", data))
+        assert re.search(sentence, app.message) and f"<{case}>.jpg" in app.message, case
+        assert "\n" not in app.message and app.message.count(". ") == 0
+        assert f"&lt;{case}&gt;.jpg" in app._status.value and "say bad" in app._status.value
+        assert app._cards.value == "" and app.matches == [] and not shown(app.keep_button)
 
 
-def test_without_a_face_the_box_can_be_set_by_hand(app):
+def test_a_file_that_is_too_large_is_refused_by_name(app, monkeypatch):
+    app.view.largest_file = 100
+    upload(app, ("huge.jpg", photo_bytes()))
+    assert "huge.jpg is larger than 100 MB" in app.message
+
+
+def test_without_a_face_a_box_is_drawn(app):
     app.show_photo(photo_bytes(), "wall.jpg")
-    assert "No face found in wall.jpg" in app.message and shown(app._by_hand)
-    app._across.value, app._down.value, app._size.value = 0.4, 0.5, 0.5
-    app.use_box_button.click()
+    assert "No face found in wall.jpg: drag a box" in app.message and app.matches == []
+    share = [0.25, 0.25, 0.5, 0.5]  # of a photo of 200 x 160 pixels
+    app.view._heard(app.view, {"kind": "box", "box": share}, [])
     assert app.message.startswith("Cut by hand.") and len(app.matches) == 3
-    left, top, right, bottom = app._box_by_hand()
-    assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((80, 80))
-    assert (right - left) / 0.75 == pytest.approx(100)  # half of the longer side
+    by_hand = app.face
+    app.use_box((50, 40, 100, 80))
+    assert np.array_equal(np.asarray(by_hand), np.asarray(app.face))
+    app.use_box((900, 900, 950, 950))
+    assert "outside the photo" in app.message and app._cards.value == ""
 
 
-def test_other_weights_are_refused(gallery):
+def test_a_face_is_chosen_by_its_number(app, two_faces, told):
+    app.show_photo(photo_bytes(), "group.jpg")
+    app.view._heard(app.view, {"kind": "face", "number": 1}, [])
+    assert app.message.startswith("Face 2 of 2.")
+    photo = [message for message, _ in told if message["kind"] == "photo"][-1]
+    assert photo["current"] == 1
+    assert photo["boxes"][1] == pytest.approx([110 / 200, 30 / 160, 160 / 200, 80 / 160])
+    app.view._heard(app.view, {"kind": "face", "number": 7}, [])
+    assert app.message.startswith("Face 2 of 2.")
+
+
+def test_a_view_that_opens_later_is_told_what_is_shown(app, two_faces, told):
+    app.show_photo(photo_bytes(), "me.jpg")
+    told.clear()
+    app.view._heard(app.view, {"kind": "ready"}, [])
+    assert [message["kind"] for message, _ in told] == ["photo", "cut"]
+    assert all(Image.open(io.BytesIO(buffers[0])).width > 100 for _, buffers in told)
+
+
+def test_the_photo_is_never_part_of_the_widgets_state(gallery, two_faces):
+    from ipywidgets import Widget
+
+    app = LookalikeApp(gallery, FakeEmbedder(), photo_bytes())
+    app.why()
+    state = str(Widget.get_manager_state()) + str(app.view.get_state())
+    for star in range(len(gallery)):
+        portrait = base64.b64encode(gallery.thumbnail_jpeg(star)).decode()
+        assert portrait in app._cards.value
+        state = state.replace(portrait, "a star")
+    assert "base64,a star" in state
+    assert app.face.tobytes() not in state.encode() and "\\xff\\xd8" not in state
+    own = [value for value in (app._status.value, app._cards.value) if "base64" in value]
+    assert own == [app._cards.value] and app._cards.value.count("base64") == 3
+
+
+def test_a_gallery_of_other_weights_is_told_in_one_sentence(gallery, two_faces):
     other = FakeEmbedder()
     other.weights_sha256 = "b" * 64
-    with pytest.raises(UserError, match="other weights"):
-        LookalikeApp(gallery, other)
+    app = LookalikeApp(gallery, other, photo_bytes())
+    assert "made with other weights" in app.message and "say bad" in app._status.value
+    assert not shown(app.view) and app.matches == []
+    app.show_photo(photo_bytes())
+    assert "made with other weights" in app.message and app.matches == []
 
 
 def test_calibration_puts_the_likeness_into_words(gallery, two_faces):
     calibration = fit_calibration([0.9, 0.8, 0.7, 0.1, 0.0, -0.1], [1, 1, 1, 0, 0, 0])
     app = LookalikeApp(gallery, FakeEmbedder(), photo_bytes(), calibration=calibration)
     assert "pairs of different people" in app._cards.value
+    gallery.calibration = calibration
+    assert LookalikeApp(gallery, FakeEmbedder(), photo_bytes()).calibration is calibration
 
 
-def test_why_colours_the_face(app, two_faces):
+def test_why_colours_the_face(app, two_faces, told):
     app.show_photo(photo_bytes(), "me.jpg")
-    before = app._face_view.value
+    (_, [before]) = told[-1]
     app.why_button.click()
-    assert app._face_view.value != before and "speaks for" in app._face_view.value
+    message, [after] = told[-1]
+    assert message["kind"] == "cut" and "speaks for" in message["caption"] and after != before
     falls = np.zeros((8, 8), dtype=np.float32)
     falls[0, 0] = 1
     face = Image.new("RGB", (64, 64), (100, 100, 100))
     coloured = np.asarray(heat(face, falls)).astype(int)
     assert np.abs(coloured[:6, :6] - 100).max() > 50 and (coloured[40:, 40:] == 100).all()
+
+
+def test_boxes_are_drawn_at_their_place_in_the_smaller_photo():
+    view = np.asarray(with_boxes(Image.new("RGB", (1200, 800)), [(400, 200, 800, 600)], 0))
+    assert view.shape == (200, 300, 3)
+    blue = np.argwhere((view == (37, 99, 235)).all(axis=2))
+    assert blue.min(axis=0).tolist() == [50, 100] and blue.max(axis=0).tolist() == [150, 200]
 
 
 def test_nothing_of_the_photo_is_in_the_output_until_it_is_kept(app, two_faces, monkeypatch):

@@ -46,6 +46,15 @@ def to_grid(xy: np.ndarray, columns: int | None = None) -> np.ndarray:
     return cells
 
 
+def snapped(xy: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """The map with its faces on the grid of `to_grid`, as a map: float32 (n, 2) in [0, 1], y up."""
+    cells = to_grid(xy, columns)
+    if not len(cells):
+        return np.zeros((0, 2), dtype=np.float32)
+    places = (cells - cells.max(axis=0) / 2) * (1, -1) / max(int(cells.max()), 1) + 0.5
+    return places.astype(np.float32)
+
+
 def _stretched(xy: np.ndarray, columns: int, rows: int) -> np.ndarray:
     """The map stretched over the grid: x in [0, columns - 1], y downwards in [0, rows - 1]."""
     if not len(xy):

@@ -1,10 +1,9 @@
 """Places for faces on a plane, and how far such a map can be trusted."""
 
-import warnings
-
 import numpy as np
 
 from labkit.errors import UserError
+from labkit.facemap.umap import umap
 from labkit.gallery.search import normalized, top_k
 
 METHODS = ("umap", "tsne", "pca")
@@ -36,7 +35,7 @@ def layout(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.nd
     if method == "pca" or len(points) < FEWEST_FOR_CURVED:
         places = _pca(points)
     elif method == "umap":
-        places = _umap(points, seed)
+        places = umap(points, _pca(points), seed)
     else:
         places = _tsne(points, seed)
     return _unit_square(places)
@@ -64,28 +63,6 @@ def _pca(points: np.ndarray, dimensions: int = 2) -> np.ndarray:
         scores = np.pad(scores, ((0, 0), (0, dimensions - scores.shape[1])))
     largest = scores[np.abs(scores).argmax(axis=0), np.arange(dimensions)]
     return scores * np.where(largest < 0, -1, 1)
-
-
-def _umap(points: np.ndarray, seed: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import umap
-
-        neighbours = min(15, len(points) - 1)
-        reducer = umap.UMAP(
-            n_neighbors=neighbours,
-            min_dist=0.15,
-            metric="cosine",
-            init="spectral" if len(points) > 50 else _start(points),
-            random_state=seed,
-            n_jobs=1,
-        )
-        return reducer.fit_transform(points)
-
-
-def _start(points: np.ndarray) -> np.ndarray:
-    start = _pca(points)
-    return (10 * start / max(float(np.abs(start).max()), 1e-9)).astype(np.float32)
 
 
 def _tsne(points: np.ndarray, seed: int) -> np.ndarray:

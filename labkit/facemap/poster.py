@@ -19,7 +19,7 @@ MAX_PIXELS = 200_000_000
 PRINT_DPI = 300
 INK, FAINT = (17, 24, 39), (107, 114, 128)
 PANEL = 1400
-LAYOUT_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
+LAYOUT_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA", "grid": "Grid"}
 
 
 def as_picture(thumbnail) -> Image.Image:

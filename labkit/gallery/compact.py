@@ -86,12 +86,22 @@ class CompactScreen:
         return float(np.partition(scores, len(scores) - k)[len(scores) - k])
 
 
-@lru_cache(maxsize=1)
-def _kernel():
-    """Compiled once per process, and without holding Python's lock, so that threads share it."""
+def compiled(function):
+    """A loop compiled by numba without Python's lock, kept on disk where that can be written."""
     import numba
 
-    @numba.njit(nogil=True, fastmath=True)
+    settings = dict(nogil=True, fastmath=True)
+    try:
+        return numba.njit(cache=True, **settings)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**settings)(function)
+
+
+@lru_cache(maxsize=1)
+def _kernel():
+    """The scan, which threads share."""
+
+    @compiled
     def scan(codes, scales, query, low, high, scores, group_best):
         size = query.shape[0]
         for group in range(low, high):

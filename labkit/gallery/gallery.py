@@ -3,7 +3,7 @@
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,15 @@ from labkit.data import FaceFolder, decode_image
 from labkit.errors import UserError
 from labkit.gallery.compact import CompactScreen
 from labkit.gallery.file import packed, read_gallery, unpacked, write_gallery
+from labkit.gallery.likeness import Calibration
 from labkit.gallery.search import as_rows, normalized, top_k
 from labkit.progress import progress
 
 PORTRAIT_SIZE, SMALL_SIZE = 192, 64
 BAD_SHARE = 0.01
 SYNTHETIC_NOTE = "All faces here are synthetic: rendered people who do not exist."
+NAMING = ("identity", "number", "population", "name", "hangul", "synthetic")
+"""Columns of `identities.csv` that say who a star is, not how the star looks."""
 LARGE = 100_000
 """Images from which a gallery file also holds the compact copy that image searches screen."""
 
@@ -57,6 +60,7 @@ class Gallery:
         weights_name, weights_path, weights_sha256: of the weights that made the embeddings; the
             path is kept relative to the gallery file.
         skipped: files that could not be read when it was built.
+        calibration: what a similarity to a star means, or None; set it before `save` to keep it.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], info: dict):
@@ -78,6 +82,8 @@ class Gallery:
         self.weights_path = Path(info["weights_path"])
         self.weights_sha256: str = info["weights_sha256"]
         self.skipped: list[str] = info["skipped"]
+        kept = info.get("calibration")
+        self.calibration: Calibration | None = Calibration.of(kept) if kept else None
         self.names = [
             str(detail.get("name") or folder)
             for detail, folder in zip(self.details, self.identities, strict=True)
@@ -93,6 +99,17 @@ class Gallery:
     def note(self) -> str:
         """A line to show with the pictures; empty when the people are real."""
         return SYNTHETIC_NOTE if self.synthetic else ""
+
+    @property
+    def attributes(self) -> dict[str, list[str]]:
+        """What is known of the stars besides names, to colour a map by: column → m values."""
+        columns = {name: None for detail in self.details for name in detail}
+        found = {}
+        for name in columns:
+            values = [str(detail.get(name, "")) for detail in self.details]
+            if name not in NAMING and 1 < len(set(values)) and any(values):
+                found[name.replace("_", " ")] = values
+        return found
 
     @classmethod
     def build(
@@ -150,7 +167,8 @@ class Gallery:
             screen = CompactScreen.of(self.embeddings)
             arrays |= {"codes": screen.codes, "scales": screen.scales}
             arrays["error"] = np.array([screen.error])
-        return write_gallery(path, arrays, self._info)
+        kept = asdict(self.calibration) if self.calibration else None
+        return write_gallery(path, arrays, {**self._info, "calibration": kept})
 
     @classmethod
     def load(cls, path: str | Path) -> "Gallery":

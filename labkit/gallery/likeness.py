@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from labkit.data import PairList
 from labkit.errors import UserError
+from labkit.evaluate import embed_files
 from labkit.files import write_json
+from labkit.gallery.search import normalized
 from labkit.plots.style import LabFigure, text
 
 QUANTILES = 1001
@@ -41,8 +44,12 @@ class Calibration:
         odds = odds + np.log(prior / (1 - prior))
         return 1 / (1 + np.exp(-np.clip(odds, -60, 60)))
 
-    def describe(self, similarity: float) -> str:
-        """One sentence for people: "closer than 99.2 % of pairs of different people, …"."""
+    def describe(self, similarity: float, among: int = 1) -> str:
+        """One sentence for people: "closer than 99.2 % of pairs of different people, …".
+
+        `among`: how many stars the answer was chosen from. The best of very many is close by
+        chance alone, and the sentence says so when that is all there is to it.
+        """
         percentile = float(self.percentile(similarity))
         chance = float(self.probability(similarity))
         if percentile < 50:
@@ -51,9 +58,16 @@ class Calibration:
             sentence = "closer than nearly every pair of different people"
         else:
             sentence = f"closer than {percentile:.1f} % of pairs of different people"
+        if among > 1 and (percentile / 100) ** among < 0.5:
+            return f"{sentence}, but among {among:,} stars most people find one this close"
         if percentile >= 95:
             sentence += f"; chance of the same person {_percent(chance)} at even odds"
         return sentence
+
+    @classmethod
+    def of(cls, values: dict) -> "Calibration":
+        """From the attributes by name, such as `dataclasses.asdict` gives them."""
+        return cls(**{**values, "quantiles": tuple(float(v) for v in values["quantiles"])})
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
@@ -63,9 +77,7 @@ class Calibration:
     def load(cls, path: str | Path) -> "Calibration":
         """Read what `save` wrote; UserError when missing or of another kind."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            values["quantiles"] = tuple(float(value) for value in values["quantiles"])
-            return cls(**values)
+            return cls.of(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UserError(f"the calibration file {path} does not exist") from None
         except (OSError, ValueError, TypeError, KeyError):
@@ -108,6 +120,35 @@ def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> Calibration:
     slope, intercept = _fit_logistic(scores, wanted, weights)
     quantiles = np.quantile(scores[~same], np.linspace(0, 1, QUANTILES))
     return Calibration(slope, intercept, tuple(map(float, quantiles)), targets, imposters)
+
+
+def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
+    """Fit on a labelled pair list, compared as a look-alike search compares.
+
+    A search compares a photo with the mean of a star's photos, which is steadier than any one of
+    them and so closer to everybody. Of each pair, the left photo is compared with the mean of all
+    the listed photos of the right one's person, itself left out.
+
+    Args:
+        embedder: an `Embedder`.
+        pairs: a labelled list, such as the validation list.
+        root: the folder of its images.
+
+    Raises:
+        UserError: a file is missing or unreadable, or one kind of pairs is.
+    """
+    if pairs.labels is None:
+        raise UserError("a blind list cannot calibrate; give one with labels")
+    vectors = normalized(embed_files(embedder, [Path(root) / name for name in pairs.files]))
+    _, person = np.unique(pairs.file_identities(), return_inverse=True)
+    sums = np.zeros((person.max() + 1, vectors.shape[1]))
+    np.add.at(sums, person, vectors)
+    own = (person[pairs.left] == person[pairs.right])[:, None]
+    others = sums[person[pairs.right]] - np.where(own, vectors[pairs.left], 0)
+    lengths = np.linalg.norm(others, axis=1)
+    usable = lengths > 1e-6
+    dots = np.einsum("nd,nd->n", vectors[pairs.left], others)
+    return fit_calibration((dots / np.maximum(lengths, 1e-6))[usable], pairs.labels[usable])
 
 
 def _fit_logistic(scores, wanted, weights, steps: int = 100) -> tuple[float, float]:
@@ -175,9 +216,10 @@ def lookalike_sheet(photo_crop: Image.Image, matches, gallery, *, calibration=No
         photo_crop: the cut face.
         matches: what `Gallery.search` gives for one embedding.
         gallery: the gallery that was searched.
-        calibration: adds how unusual each likeness is.
+        calibration: adds how unusual each likeness is; by default the gallery's own.
         title: headline of the sheet.
     """
+    calibration = calibration or gallery.calibration
     shown = list(matches)[:5]
     figure = LabFigure(figsize=(2.3 * (len(shown) + 1), 3.5), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(shown) + 1, squeeze=False)[0]

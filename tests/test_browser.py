@@ -1,0 +1,325 @@
+"""The look-alike app and the FaceMap page in a real browser."""
+
+import base64
+import io
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from browser import (
+    browser,
+    choose_files,
+    chromium_path,
+    jupyter_lab,
+    run_all_cells,
+    save_notebook,
+)
+from PIL import Image
+
+from labkit.checkpoint import save_weights
+from labkit.facemap import layout, notebook_view, to_html
+from labkit.gallery import Gallery
+from labkit.models import InputSpec, build_model
+from labkit.notebooks import notebook_folder
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser tests need the package playwright"
+)
+PlaywrightTimeout = playwright.TimeoutError
+if chromium_path() is None:
+    pytest.skip("the browser tests need Chromium (apt install chromium)", allow_module_level=True)
+
+CARD = ".facelab .card"
+SAYS = ".facelab .say"
+PATIENCE = 30_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photos by name: NASA's portrait of Eileen Collins, turned and doubled, and what is none."""
+    data = pytest.importorskip("skimage.data")
+    folder = tmp_path_factory.mktemp("photos")
+    portrait = Image.fromarray(data.astronaut())
+    group = Image.new("RGB", (1100, 512), (128, 128, 128))
+    group.paste(portrait, (0, 0))
+    group.paste(portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (560, 0))
+    wall = Image.new("RGB", (600, 400), (120, 140, 160))
+    grain = np.random.default_rng(0).integers(0, 256, (2600, 2600, 3)).astype(np.uint8)
+    large = Image.fromarray(grain)
+    large.paste(portrait.resize((2000, 2000)), (300, 300))
+    portrait.save(folder / "portrait.jpg", quality=95)
+    portrait.convert("L").rotate(6).save(folder / "grey.png")
+    group.save(folder / "group.jpg")
+    wall.save(folder / "wall.jpg")
+    large.save(folder / "large.png", compress_level=1)
+    (folder / "text.jpg").write_text("this is no picture")
+    assert (folder / "large.png").stat().st_size > 10 * 1024**2  # too much for one message
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab_page(chromium, data_directory, photos, tmp_path_factory):
+    """A JupyterLab with notebook 4, run to its end on a run folder with untrained weights."""
+    folder = tmp_path_factory.mktemp("course")
+    run = folder / "run"
+    torch.manual_seed(0)
+    about = dict(model_name="ThinResNet34", embedding_size=16, input_spec=InputSpec(48))
+    save_weights(run / "finetune" / "best.safetensors", build_model("ThinResNet34", 16), **about)
+    (run / "lookalike").mkdir()
+    (run / "lookalike" / "guest.jpg").write_bytes((photos / "portrait.jpg").read_bytes())
+    notebook = nbformat.read(notebook_folder() / "04_lookalike.ipynb", as_version=4)
+    settings = f'preset, run_dir = "smoke", {str(run)!r}\ndata_dir = {str(data_directory)!r}'
+    notebook.cells.insert(2, nbformat.v4.new_code_cell(settings))
+    nbformat.write(notebook, folder / "04_lookalike.ipynb")
+    with jupyter_lab(folder) as address:
+        page = chromium.new_page(viewport={"width": 1280, "height": 1600})
+        page.goto(address("04_lookalike.ipynb"))
+        run_all_cells(page)
+        page.wait_for_selector("button.widget-upload", timeout=120_000)
+        page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext"
+            ".session.kernel.status === 'idle'"
+        )
+        yield page, folder
+        page.close()
+
+
+def shown(page) -> tuple[str, str]:
+    """The caption of the photo and the row of cards."""
+    return page.inner_text(".whole figcaption"), page.inner_text(".facelab .cards")
+
+
+def wait_for_sentence(page, words: str) -> str:
+    """The sentence that the app says, once it holds the words."""
+    try:
+        page.wait_for_selector(f"{SAYS}:has-text('{words}')", timeout=PATIENCE)
+    except PlaywrightTimeout:
+        pytest.fail(f"waited for {words!r}, the app says {page.inner_text(SAYS)!r}")
+    return page.inner_text(SAYS)
+
+
+def test_uploaded_photos_give_cards_and_leave_nothing_in_the_notebook(lab_page, photos):
+    page, folder = lab_page
+    path = folder / "04_lookalike.ipynb"
+    before = {file for file in folder.rglob("*") if ".own/runtime" not in str(file)}
+
+    choose_files(page, photos / "portrait.jpg")
+    page.wait_for_selector(CARD, timeout=PATIENCE)
+    assert page.locator(CARD).count() == 5 and page.locator(".overlay .box").count() == 1
+    first = shown(page)
+    assert first[0].startswith("portrait.jpg")
+    wait_for_sentence(page, "One face found.")
+    assert page.evaluate("() => document.querySelector('.cut img').naturalWidth") == 256
+
+    choose_files(page, photos / "grey.png")
+    page.wait_for_selector(".whole figcaption:has-text('grey.png')", timeout=PATIENCE)
+    wait_for_sentence(page, "One face found.")
+    second = shown(page)
+    assert page.locator(CARD).count() == 5 and second[1] != first[1]
+
+    notebook = save_notebook(page, path)
+    app_cell = next(c for c in notebook["cells"] if "LookalikeApp(" in "".join(c["source"]))
+    kinds = {kind for output in app_cell["outputs"] for kind in output["data"]}
+    assert kinds <= {"application/vnd.jupyter.widget-view+json", "text/plain", "text/html"}
+    state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    gallery = Gallery.load(folder / "run" / "lookalike" / "gallery.safetensors")
+    text = str(state)
+    for portrait in gallery.thumbnails():
+        text = text.replace(base64.b64encode(portrait).decode(), "a star")
+    assert "a star" in text and text.count("base64,") == text.count("base64,a star")
+    assert not any(model.get("buffers") for model in state.values())
+    after = {file for file in folder.rglob("*") if ".own/runtime" not in str(file)}
+    assert {file.name for file in after - before} <= {
+        ".ipynb_checkpoints", "04_lookalike-checkpoint.ipynb", "workspaces",
+    } | {file.name for file in (folder / ".own" / "workspaces").rglob("*")}  # fmt: skip
+
+    page.click("button:has-text('Keep')")
+    wait_for_sentence(page, "Kept")
+    notebook = save_notebook(page, path)
+    app_cell = next(c for c in notebook["cells"] if "LookalikeApp(" in "".join(c["source"]))
+    [sheet] = [o["data"]["image/png"] for o in app_cell["outputs"] if "image/png" in o["data"]]
+    assert Image.open(io.BytesIO(base64.b64decode(sheet))).width > 500
+
+
+def test_a_face_of_a_group_is_chosen_by_a_click(lab_page, photos):
+    page, _ = lab_page
+    choose_files(page, photos / "group.jpg")
+    wait_for_sentence(page, "Face 1 of 2.")
+    page.locator(".overlay .box:not(.current)").click()
+    wait_for_sentence(page, "Face 2 of 2.")
+    page.click("button:has-text('Why?')")
+    page.wait_for_selector(".cut figcaption:has-text('speaks for')", timeout=PATIENCE)
+
+
+def test_without_a_face_a_box_is_drawn_with_the_mouse(lab_page, photos):
+    page, _ = lab_page
+    choose_files(page, photos / "wall.jpg")
+    wait_for_sentence(page, "No face found in wall.jpg")
+    assert page.locator(CARD).count() == 0
+    area = page.locator(".stage img").bounding_box()
+    page.mouse.move(area["x"] + 0.25 * area["width"], area["y"] + 0.25 * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + 0.5 * area["width"], area["y"] + 0.6 * area["height"], steps=4)
+    page.mouse.up()
+    wait_for_sentence(page, "Cut by hand.")
+    page.wait_for_selector(CARD, timeout=PATIENCE)
+    box = page.locator(".overlay .box.current").bounding_box()
+    assert abs(box["x"] - area["x"] - 0.25 * area["width"]) < 3
+    assert abs(box["width"] - 0.25 * area["width"]) < 3
+
+
+def test_a_file_that_is_no_photo_and_one_too_large_for_a_message(lab_page, photos):
+    page, _ = lab_page
+    choose_files(page, photos / "text.jpg", photos / "large.png")
+    assert "text.jpg" in wait_for_sentence(page, "not a picture")
+    assert page.locator(CARD).count() == 0
+    page.click("button:has-text('Next photo')")
+    page.wait_for_selector(".whole figcaption:has-text('large.png')", timeout=PATIENCE)
+    page.wait_for_selector(CARD, timeout=PATIENCE)
+
+
+def test_photos_can_be_dropped(lab_page, photos):
+    page, _ = lab_page
+    encoded = base64.b64encode((photos / "portrait.jpg").read_bytes()).decode()
+    page.evaluate(
+        """async (encoded) => {
+          const blob = await (await fetch("data:image/jpeg;base64," + encoded)).blob()
+          const carried = new DataTransfer()
+          carried.items.add(new File([blob], "dropped.jpg", {type: "image/jpeg"}))
+          const target = document.querySelector(".facelab-photo")
+          target.dispatchEvent(new DragEvent("drop", {dataTransfer: carried, bubbles: true}))
+        }""",
+        encoded,
+    )
+    page.wait_for_selector(".whole figcaption:has-text('dropped.jpg')", timeout=PATIENCE)
+    page.wait_for_selector(CARD, timeout=PATIENCE)
+
+
+@pytest.fixture
+def map_page(chromium, tmp_path):
+    """A FaceMap page, opened from disk with the network off; what it logs and asks for."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(200, 16)).astype(np.float32)
+    points[7] = points[3] + 0.01  # the nearest of face 3
+    faces = [Image.new("RGB", (64, 64), tuple(map(int, c))) for c in rng.integers(0, 256, (200, 3))]
+    path = to_html(
+        tmp_path / "map.html",
+        {name: layout(points, name) for name in ("pca", "tsne")},
+        faces,
+        [f"Star {i:03d}" for i in range(200)],
+        points,
+        details=[f"별 {i}" for i in range(200)],
+        attributes={"hair": ["dark", "light"] * 100},
+    )
+    context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 800})
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url.split(":")[0]))
+    page.goto(path.as_uri())
+    page.wait_for_function("() => window.facemap !== undefined")
+    yield page
+    assert said == []
+    assert asked.count("file") == 1 and set(asked) <= {"file", "data", "blob"}
+    context.close()
+
+
+def at(page, face: int) -> tuple[float, float]:
+    """Where a face is on the screen, in pixels."""
+    area = page.locator("#map").bounding_box()
+    x, y = page.evaluate("(face) => window.facemap.screen(face)", face)
+    return area["x"] + x, area["y"] + y
+
+
+def on_top(page) -> int:
+    """A face that no later one covers: the last that is drawn."""
+    return page.evaluate("() => window.facemap.names.length") - 1
+
+
+def test_hovering_shows_the_face_and_its_name(map_page):
+    face = on_top(map_page)
+    map_page.mouse.move(*at(map_page, face))
+    map_page.wait_for_selector("#tip:not([hidden])")
+    assert map_page.inner_text("#tip b") == f"Star {face:03d}"
+    assert map_page.inner_text("#tip small") == f"별 {face}"
+    background = map_page.locator("#tip .face").evaluate(
+        "(e) => getComputedStyle(e).backgroundImage"
+    )
+    assert background.startswith('url("data:image/jpeg')
+    map_page.mouse.move(5, 5)
+    map_page.wait_for_selector("#tip", state="hidden")
+
+
+def test_a_search_finds_a_star_and_its_nearest_are_told(map_page):
+    map_page.fill("#search", "star 003")
+    assert map_page.locator("#found button").count() == 1
+    map_page.press("#search", "Enter")
+    names = map_page.locator("#panel .card b").all_inner_texts()
+    assert names[:2] == ["Star 003", "Star 007"] and len(names) == 13
+    assert float(map_page.locator("#panel .card").nth(1).inner_text().split()[-1]) > 0.99
+    map_page.locator("#panel .card").nth(1).click()
+    assert map_page.inner_text("#panel .card b >> nth=0") == "Star 007"
+    map_page.keyboard.press("Escape")
+    assert "Click a face" in map_page.inner_text("#panel")
+
+
+def test_a_click_lights_up_the_nearest(map_page):
+    face = on_top(map_page)
+    before = map_page.locator("#map").screenshot()
+    map_page.mouse.click(*at(map_page, face))
+    map_page.wait_for_selector("#panel h3")
+    assert map_page.inner_text("#panel .card b >> nth=0") == f"Star {face:03d}"
+    map_page.mouse.move(1190, 790)
+    lit = np.asarray(Image.open(io.BytesIO(map_page.locator("#map").screenshot())).convert("RGB"))
+    plain = np.asarray(Image.open(io.BytesIO(before)).convert("RGB"))
+    assert np.abs(lit.astype(int) - plain).mean() > 5
+    assert ((lit == (245, 158, 11)).all(axis=2)).sum() > 100  # frames around the nearest
+    assert ((plain == (245, 158, 11)).all(axis=2)).sum() == 0
+
+
+def test_the_map_moves_zooms_and_changes_its_layout_and_colours(map_page):
+    x, y = at(map_page, 0)
+    map_page.mouse.move(300, 700)
+    map_page.mouse.down()
+    map_page.mouse.move(340, 680, steps=4)
+    map_page.mouse.up()
+    assert at(map_page, 0) == pytest.approx((x + 40, y - 20), abs=1.5)
+    apart = np.subtract(at(map_page, 0), at(map_page, 1))
+    map_page.mouse.wheel(0, -300)
+    map_page.wait_for_timeout(300)
+    assert np.abs(np.subtract(at(map_page, 0), at(map_page, 1))).max() > 1.3 * np.abs(apart).max()
+    map_page.click("#maps button:has-text('t-SNE')")
+    map_page.wait_for_timeout(1000)
+    assert np.abs(np.subtract(at(map_page, 0), (x, y))).max() > 5
+    map_page.select_option("#colour", "hair")
+    assert map_page.locator("#legend span").all_inner_texts() == ["dark", "light"]
+
+
+def test_the_page_works_in_a_notebooks_frame_and_opens_with_a_face_chosen(chromium, tmp_path):
+    rng = np.random.default_rng(1)
+    path = to_html(
+        tmp_path / "map.html",
+        rng.random((20, 2)),
+        [Image.new("RGB", (32, 32), (200, 60, 60))] * 20,
+        [f"</script> {i}" for i in range(20)],
+        rng.normal(size=(20, 8)),
+        chosen=5,
+    )
+    outside = tmp_path / "notebook.html"
+    outside.write_text(f"<!DOCTYPE html>{notebook_view(path).data}", encoding="utf-8")
+    page, said = chromium.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(outside.as_uri())
+    frame = page.frames[1]
+    frame.wait_for_function("() => window.facemap !== undefined")
+    assert frame.inner_text("#panel .card b >> nth=0") == "</script> 5"
+    assert said == []
+    page.close()
