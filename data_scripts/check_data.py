@@ -1,0 +1,283 @@
+"""Check a data directory completely and describe it in a data card.
+
+    python data_scripts/check_data.py DATA
+    python data_scripts/check_data.py DATA --licence "CC BY-NC 4.0" --source "…" --consent "…"
+
+Every image is decoded, every pair list read; people and (with --near-duplicates) photos that are
+in two sets are found. DATA gets data_card.md and data_card.html with counts, sizes, samples and
+what should be known before the faces are used. What is told with --licence, --source, --consent
+and --contact is remembered by the next run. When something is wrong the exit code is 2, with a
+list of what, and the card says so.
+"""
+
+import json
+import os
+import sys
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from labkit.data import IMAGE_EXTENSIONS, DataDirectory, FaceFolder, PairList, decode_image
+from labkit.errors import UserError, reason
+from labkit.files import write_json, write_text
+from parts import near_duplicates
+from parts.clean_list import listed
+from parts.data_card import FIELDS, as_html, as_markdown
+from parts.job import Job, main, parser
+from parts.measure import Measures, measure
+
+SETS = ("pretrain", "train", "val", "test")
+SMALL, UNEVEN = 64, 1.25
+MOST_LISTED = 20
+
+
+def arguments():
+    flags = parser(__doc__)
+    add = flags.add_argument
+    add("data", type=Path, metavar="DATA", help="a data directory")
+    add("--out", type=Path, metavar="DIR", help="where the card goes (default: DATA)")
+    add("--near-duplicates", action="store_true", help="look for photos that are in two sets")
+    for name, text in FIELDS.items():
+        add(f"--{name}", metavar="TEXT", help=f"for the card: {text}")
+    return flags
+
+
+@dataclass
+class Report:
+    """What was found: problems (exit code 2) and notes; numbers of the sets and the lists."""
+
+    name: str
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sets: dict[str, dict] = field(default_factory=dict)
+    lists: dict[str, dict] = field(default_factory=dict)
+    samples: dict[str, list[tuple[str, list[Path]]]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    rendered: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether nobody in the sets exists, by their tables."""
+        return bool(self.rendered) and all(self.rendered.values())
+
+    def problem(self, text: str) -> None:
+        if text not in self.problems:
+            self.problems.append(text)
+
+
+def run(args) -> dict:
+    data = DataDirectory(args.data)
+    if not data.root.is_dir():
+        raise UserError(f"the data directory {args.data} does not exist")
+    out = args.out or args.data
+    with Job("check_data", out, {}, dry_run=args.dry_run, log=args.log) as job:
+        report = Report(data.root.resolve().name)
+        try:
+            data.check()
+        except UserError as error:
+            for line in str(error).splitlines()[1:]:
+                report.problem(line.strip().removeprefix("- "))
+        folders = {}
+        for name in SETS:
+            try:
+                folders[name] = FaceFolder.scan(data.root / name)
+            except UserError:
+                continue  # told by `check`
+        keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
+        measures = {}
+        for name, folder in folders.items():
+            measures[name] = measure(
+                folder, earlier=[data.root / ".split" / "pieces"], desc=name, **keep
+            )
+            _check_images(report, job, name, folder, measures[name])
+        _check_people(report, folders)
+        for path, folder in (
+            (data.val_pairs, folders.get("val")),
+            (data.test_pairs, folders.get("test")),
+            (data.test_blind, folders.get("test")),
+        ):
+            _check_list(report, job, path, folder)
+        if args.near_duplicates:
+            _check_near_duplicates(report, job, folders, measures)
+        report.about = _about(args, job)
+        if not args.dry_run:
+            write_text(out / "data_card.md", as_markdown(report))
+            write_text(out / "data_card.html", as_html(report))
+        card = str(out / "data_card.html")
+        for name, numbers in report.sets.items():
+            job.count(f"people in {name}", numbers["identities"])
+            job.count(f"images in {name}", numbers["images"])
+        for name, numbers in report.lists.items():
+            job.count(f"pairs in {name}", numbers["pairs"])
+        told = job.summary(
+            verdict="the data directory is in order", notes=report.notes or None, card=card
+        )
+    if report.problems:
+        raise UserError(_told(args.data, report.problems, None if args.dry_run else card))
+    return told
+
+
+def _told(data: Path, problems: list[str], card: str | None) -> str:
+    listed_ones = "".join(f"\n  - {text}" for text in problems)
+    more = f"\nthe card: {card}" if card else ""
+    many = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
+    return f"the data directory {data} has {many}:{listed_ones}{more}"
+
+
+def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Measures) -> None:
+    """Numbers, samples, unreadable and odd images of one set."""
+    bad = np.flatnonzero(~m.readable)
+    for i in bad:
+        job.leave_out(f"{name}/{listed(folder.name(i))}", f"unreadable: {m.problem[i]}")
+    if len(bad):
+        some = "; ".join(f"{listed(folder.name(i))}: {m.problem[i]}" for i in bad[:MOST_LISTED])
+        more = f"; and {len(bad) - MOST_LISTED:,} more" if len(bad) > MOST_LISTED else ""
+        many = f"{len(bad):,} image{'s'[: len(bad) > 1]}"
+        report.problem(f"{name}: {many} cannot be read: {some}{more}")
+    good = m.readable
+    shorter, longer = np.minimum(m.width, m.height)[good], np.maximum(m.width, m.height)[good]
+    counts = folder.counts()
+    sizes, sizes_count = np.unique(shorter, return_counts=True)
+    report.sets[name] = dict(
+        identities=len(folder.identities),
+        images=len(folder),
+        megabytes=round(float(m.bytes.sum()) / 1e6, 1),
+        images_per_identity=counts,
+        shorter_side=shorter,
+        most_common_side=int(sizes[sizes_count.argmax()]) if len(sizes) else 0,
+    )
+    small, uneven = int((shorter < SMALL).sum()), int((longer > UNEVEN * shorter).sum())
+    if small:
+        report.notes.append(f"{name}: {small:,} images are smaller than {SMALL} pixels")
+    if uneven:
+        report.notes.append(f"{name}: {uneven:,} images are far from square; faces may be cut off")
+    if (single := int((counts == 1).sum())) and name != "pretrain":
+        report.notes.append(f"{name}: {single:,} identities have one image and no target pair")
+    if other := _other_files(folder.root):
+        report.notes.append(f"{name}: {other:,} files are no images and are passed over")
+    about = folder.details()
+    known = [about.get(person, {}).get("synthetic") == "1" for person in folder.identities]
+    report.rendered[name] = all(known)
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(folder.identities), min(6, len(folder.identities)), replace=False)
+    report.samples[name] = [
+        (
+            listed(folder.identities[k]),
+            [folder.path(i) for i in folder.indices_of(k) if m.readable[i]][:5],
+        )
+        for k in sorted(chosen)
+    ]
+
+
+def _other_files(root: Path) -> int:
+    return sum(
+        not name.startswith(".") and not name.lower().endswith(IMAGE_EXTENSIONS)
+        for folder, _, names in os.walk(root)
+        for name in names
+        if Path(folder) != root
+    )
+
+
+def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
+    """People in two sets, whatever the Unicode form of their names."""
+    names = {
+        name: {unicodedata.normalize("NFC", person): person for person in folder.identities}
+        for name, folder in folders.items()
+    }
+    for name, people in names.items():
+        if len(people) < len(folders[name].identities):
+            report.problem(f"{name}: a name is there in two Unicode forms: run split.py anew")
+    for k, a in enumerate(SETS):
+        for b in SETS[k + 1 :]:
+            both = sorted(set(names.get(a, ())) & set(names.get(b, ())))
+            exact = [person for person in both if names[a][person] == names[b][person]]
+            told = (a, b) != ("val", "test") and len(exact) == len(both) and b in ("val", "test")
+            if both and not told:  # `DataDirectory.check` has told the others
+                some = ", ".join(map(listed, both[:5]))
+                more = f" and {len(both) - 5:,} more" if len(both) > 5 else ""
+                text = f"{some}{more} in both {a}/ and {b}/"
+                (report.notes.append if b == "train" else report.problem)(text)
+
+
+def _check_list(report: Report, job: Job, path: Path, folder: FaceFolder | None) -> None:
+    """Numbers of a list; labels that contradict the folders; blind images that do not decode."""
+    try:
+        pairs = PairList.read(path)
+    except UserError:
+        return  # told by `check`, or a blind test that is not there
+    numbers = dict(pairs=len(pairs), files=len(pairs.files), targets=None)
+    if pairs.labels is not None:
+        left, right = pairs.identities()
+        wrong = np.flatnonzero((left == right) != (pairs.labels == 1))
+        if len(wrong):
+            one = ",".join(map(listed, pairs.name_pair(int(wrong[0]))))
+            report.problem(
+                f"{path.name}: {len(wrong):,} labels contradict the identities (the first: "
+                f"{int(pairs.labels[wrong[0]])},{one})"
+            )
+        numbers["targets"] = int((pairs.labels == 1).sum())
+        part = numbers["targets"] / len(pairs)
+        if not 0.4 <= part <= 0.6:
+            report.notes.append(f"{path.name}: {part:.0%} of the pairs are target pairs")
+    report.lists[path.name] = numbers
+    if folder is None:
+        return
+    for file in pairs.files:
+        if "/" not in file and (folder.root / file).is_file():  # those of identities were read
+            try:
+                decode_image(folder.root / file)
+            except (UserError, OSError) as error:
+                job.leave_out(f"test/{listed(file)}", f"unreadable: {error}")
+                report.problem(f"{path.name}: {error}")
+
+
+def _check_near_duplicates(report: Report, job: Job, folders: dict, measures: dict) -> None:
+    names = list(folders)
+    if not names:
+        return
+    m = Measures.joined([measures[name] for name in names])
+    owner = np.repeat(np.arange(len(names)), [len(folders[name]) for name in names])
+    first = np.cumsum([0, *(len(folders[name]) for name in names)])
+    numbers = np.flatnonzero(m.telling)
+    i, j = near_duplicates.candidates(m.hash[numbers])
+    i, j = numbers[i], numbers[j]
+    i, j = i[owner[i] != owner[j]], j[owner[i] != owner[j]]
+    near = m.likeness(i, j) >= near_duplicates.ALIKE
+    i, j = i[near], j[near]
+    for a, b in sorted(set(zip(owner[i].tolist(), owner[j].tolist()))):
+        these = (owner[i] == a) & (owner[j] == b)
+        pairs = [
+            tuple(f"{names[owner[k]]}/{listed(folders[names[owner[k]]].name(k - first[owner[k]]))}"
+                  for k in pair)
+            for pair in zip(i[these], j[these])
+        ]  # fmt: skip
+        for left, right in pairs:
+            job.leave_out(left, f"near-duplicate in another set: {right}")
+        text = (
+            f"{len(pairs):,} photos of {names[a]} are in {names[b]}, too (the first: "
+            f"{pairs[0][0]} and {pairs[0][1]})"
+        )
+        (report.problem if names[b] in ("val", "test") else report.notes.append)(text)
+
+
+def _about(args, job: Job) -> dict[str, str]:
+    """What people have said of the data, now or in an earlier run."""
+    path = job.state / "about.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        about = {}
+    except (OSError, ValueError) as error:
+        what = reason(error) if isinstance(error, OSError) else "damaged"
+        raise UserError(f"cannot read {path}: {what}; delete it") from None
+    told = {name: getattr(args, name) for name in FIELDS}
+    about |= {name: text for name, text in told.items() if text is not None}
+    if not args.dry_run:
+        write_json(path, about)
+    return about
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, arguments()))

@@ -1,0 +1,279 @@
+"""Find near-duplicate, misfiled, blurred, small and unreadable images in a face folder.
+
+    python data_scripts/clean.py FACES --out CLEANED [--weights FILE]
+
+Nothing is deleted or moved. CLEANED gets
+
+    review.html        every image that was found, with its reason and a box to tick; open it in
+                       any browser, correct it, and press "Save the list"
+    clean.csv          the list: file,keep,reason,detail; put the saved one in its place
+    same_people.csv    identities that may be one person under two names
+
+and `split.py FACES --clean CLEANED …` applies the list. Corrections in clean.csv survive another
+run with other thresholds. With --weights (of `labkit train`), embeddings tell which faces are
+filed under the wrong person.
+"""
+
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from labkit.data import FaceFolder
+from labkit.errors import UserError
+from labkit.files import write_csv
+from parts import near_duplicates, wrong_faces
+from parts.clean_list import LIST_FILE, Finding, listed, read_list, write_list
+from parts.job import Job, check_apart, main, parser, positive
+from parts.measure import Measures, measure
+from parts.review_page import write_page
+
+SAME_PEOPLE = "same_people.csv"
+
+
+def arguments():
+    flags = parser(__doc__)
+    add = flags.add_argument
+    add("faces", type=Path, metavar="FACES", help="face folder: FACES/identity/image.jpg")
+    add("--out", type=Path, required=True, metavar="DIR", help="where the page and the list go")
+    add("--weights", type=Path, metavar="FILE", help="trained weights, to find wrong faces")
+    add("--device", help="cpu, cuda, … for the embeddings; the best there is when left out")
+    add("--min-size", type=positive, default=64, metavar="PX", help="shorter side (default 64)")
+    add(
+        "--min-sharpness", type=float, default=0.004, metavar="X",
+        help="images below are blurred (default 0.004: a blur of about 2 pixels at 128; 0: none)",
+    )  # fmt: skip
+    add(
+        "--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS",
+        help="bits of 64 in which hashes of near-duplicates may differ (default 6)",
+    )  # fmt: skip
+    add(
+        "--alike", type=float, default=near_duplicates.ALIKE, metavar="X",
+        help="least correlation of near-duplicates' details (default 0.85)",
+    )  # fmt: skip
+    add("--shown", type=positive, default=1000, metavar="N", help="pictures per reason on the page")
+    return flags
+
+
+def run(args) -> dict:
+    check_apart(args.faces, args.out)
+    if not 0 <= args.radius <= 12:
+        raise UserError(f"--radius must be from 0 to 12, found {args.radius}")
+    folder = FaceFolder.scan(args.faces)
+    embedder = None
+    if args.weights:
+        from labkit.embed import Embedder
+
+        embedder = Embedder(args.weights, device=args.device)
+    settings = {
+        name: getattr(args, name) for name in ("min_size", "min_sharpness", "radius", "alike")
+    }
+    settings |= {"faces": str(args.faces), "weights": str(args.weights or "")}
+    with Job("clean", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
+        keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
+        measures = measure(folder, **keep)
+        verdicts = None
+        if embedder:
+            embeddings = wrong_faces.embed(folder, measures.readable, embedder, **keep)
+            verdicts = wrong_faces.judge(
+                embeddings, folder.labels, folder.starts, measures.readable
+            )
+        found = Findings(folder, measures, verdicts)
+        found.quality(args.min_size, args.min_sharpness)
+        found.misfiled("wrong face")
+        found.near_duplicates(args.radius, args.alike)
+        found.misfiled("odd face")
+        answers = Corrections(args.out / LIST_FILE, job.state)
+        rows, corrected = answers.applied(found.rows())
+        if not args.dry_run:
+            answers.write(rows)
+            write_csv(
+                args.out / SAME_PEOPLE,
+                [("identity", "same_as", "why"), *(tuple(map(listed, s)) for s in found.same)],
+            )
+            write_page(
+                args.out / "review.html", folder, measures, rows, found.groups, found.same,
+                about=args.faces.resolve().name, most=args.shown, verdicts=verdicts,
+            )  # fmt: skip
+        job.count("images", len(folder))
+        job.count("identities", len(folder.identities))
+        job.count("kept", len(folder) - sum(not row.keep for row in rows))
+        for row in rows:
+            if not row.keep:
+                job.leave_out(listed(row.file), f"{row.reason}: {row.detail}")
+        return job.summary(
+            corrections_kept=corrected or None,
+            identities_that_may_be_one_person=len(found.same) or None,
+            nearest_to_their_own_identity=found.nearest_own(),
+            list=str(args.out / LIST_FILE),
+            page=str(args.out / "review.html"),
+            next=f"look at the page, then split.py {args.faces} --clean {args.out} --out DATA",
+        )
+
+
+class Findings:
+    """What was found in a folder: at most one finding per image, the gravest reason first.
+
+    groups: near-duplicates, as lists of image numbers, the best of each first.
+    same: (identity, identity, why) of identities that may be one person.
+    """
+
+    def __init__(self, folder: FaceFolder, measures: Measures, verdicts=None):
+        self.folder, self.measures, self.verdicts = folder, measures, verdicts
+        self.found: dict[int, Finding] = {}
+        self.groups: list[list[int]] = []
+        self.same: list[tuple[str, str, str]] = []
+
+    def rows(self) -> list[Finding]:
+        """The findings in the order of the folder."""
+        return [self.found[i] for i in sorted(self.found)]
+
+    def add(self, i: int, keep: bool, reason: str, detail: str) -> None:
+        self.found.setdefault(int(i), Finding(self.folder.name(int(i)), keep, reason, detail))
+
+    def nearest_own(self) -> str | None:
+        """How well the weights know these faces, for the summary."""
+        if self.verdicts is None:
+            return None
+        return f"{self.verdicts.nearest_own:.0%} of the images, by these weights"
+
+    def quality(self, min_size: int, min_sharpness: float) -> None:
+        """Unreadable, too small, flat and blurred images."""
+        m = self.measures
+        for i in np.flatnonzero(~m.readable):
+            self.add(i, False, "unreadable", m.problem[i])
+        for i in np.flatnonzero(m.readable & (np.minimum(m.width, m.height) < min_size)):
+            self.add(i, False, "too small", f"{m.width[i]}x{m.height[i]} pixels")
+        for i in np.flatnonzero(m.readable & ~m.telling):
+            self.add(i, False, "flat", "one flat colour")
+        for i in np.flatnonzero(m.readable & (m.sharpness < min_sharpness)):
+            self.add(i, False, "blurred", f"sharpness {m.sharpness[i]:.4f}")
+
+    def near_duplicates(self, radius: int, alike: float) -> None:
+        """The best image of a group stays, unless the group is in several identities: then one
+        of them is wrong, and only embeddings can tell which."""
+        numbers = np.flatnonzero(self.measures.telling)
+        i, j = near_duplicates.candidates(self.measures.hash[numbers], radius)
+        i, j = numbers[i], numbers[j]
+        near = self.measures.likeness(i, j) >= alike
+        group = near_duplicates.groups(len(self.folder), i[near], j[near])
+        sizes = np.bincount(group)
+        members = np.flatnonzero(sizes[group] > 1)
+        by_group: dict[int, list[int]] = defaultdict(list)
+        for member in members:
+            by_group[int(group[member])].append(int(member))
+        shared: Counter = Counter()
+        for images in by_group.values():
+            self._one_group(images, shared)
+        for (a, b), photos in shared.most_common():
+            names = self.folder.identities[a], self.folder.identities[b]
+            fewer = int(self.folder.counts()[[a, b]].min())
+            if photos >= 3 or photos >= 0.5 * fewer:
+                self.same.append((*names, f"{photos} photos in both"))
+
+    def _one_group(self, images: list[int], shared: Counter) -> None:
+        labels = sorted({int(self.folder.labels[i]) for i in images})
+        for k, a in enumerate(labels):
+            shared.update((a, b) for b in labels[k + 1 :])
+        # What is bad for another reason goes in any case; it is no copy to keep.
+        images = [i for i in images if i not in self.found]
+        if len(images) < 2:
+            return
+        best_first = sorted(images, key=self._worth, reverse=True)
+        labels = sorted({int(self.folder.labels[i]) for i in images})
+        if len(labels) == 1:
+            best = best_first[0]
+            self.groups.append(best_first)
+            self.add(best, True, "near-duplicate", "the best of its copies")
+            for i in best_first[1:]:
+                self.add(i, False, "near-duplicate", f"a copy of {self._name(best)}")
+            return
+        owner = self._owner(images)
+        if owner is not None:
+            best_first.sort(key=lambda i: self.folder.labels[i] != owner)
+        self.groups.append(best_first)
+        among = " and ".join(self._identity(k) for k in labels)
+        for place, i in enumerate(best_first):
+            keep = owner is not None and place == 0
+            why = f"; nearest to the other photos of {self._identity(owner)}" if keep else ""
+            self.add(i, keep, "in two identities", f"in {among}{why}")
+
+    def _worth(self, i: int) -> tuple:
+        """The better of two copies: larger, sharper, more bytes; then by name."""
+        m = self.measures
+        area = int(m.width[i]) * int(m.height[i])
+        return area, float(m.sharpness[i]), int(m.bytes[i]), -i
+
+    def _owner(self, images: list[int]) -> int | None:
+        """The identity that the copies belong to, when embeddings tell clearly."""
+        if self.verdicts is None:
+            return None
+        best: dict[int, float] = {}
+        for i in images:
+            own = float(self.verdicts.own[i])
+            if not self.verdicts.wrong[i] and np.isfinite(own):
+                label = int(self.folder.labels[i])
+                best[label] = max(own, best.get(label, -1.0))
+        ranked = sorted(best, key=best.get, reverse=True)
+        if not ranked or (len(ranked) > 1 and best[ranked[0]] < best[ranked[1]] + 0.1):
+            return None
+        return ranked[0]
+
+    def misfiled(self, reason: str) -> None:
+        """Faces that embeddings find far from their own person: "wrong face" or "odd face"."""
+        if self.verdicts is None:
+            return
+        wrong = reason == "wrong face"
+        for i in np.flatnonzero(self.verdicts.wrong if wrong else self.verdicts.odd):
+            detail = wrong_faces.describe(self.verdicts, i, self.folder.identities)
+            self.add(i, not wrong, reason, listed(detail))
+        for a, b, cosine in self.verdicts.same if wrong else ():
+            names = self.folder.identities[a], self.folder.identities[b]
+            self.same.append((*names, f"cosine {cosine:.2f}"))
+
+    def _name(self, i: int) -> str:
+        return listed(self.folder.name(i))
+
+    def _identity(self, label: int) -> str:
+        return listed(self.folder.identities[label])
+
+
+class Corrections:
+    """What a person has changed in the list, told from what the last run wrote there.
+
+    The answers are written before the list is, and the copy that they are told from is away while
+    it is: a kill at any moment loses none and invents none.
+    """
+
+    def __init__(self, list_file: Path, state: Path):
+        self.list_file, self.state = list_file, state
+        self.written, self.remembered = state / "written.csv", state / "answers.csv"
+        self.answers: dict[str, Finding] = {}
+        if self.remembered.exists():
+            self.answers = read_list(self.remembered)
+        if self.written.exists() and list_file.exists():
+            before = read_list(self.written)
+            for name, finding in read_list(list_file).items():
+                if name not in before or before[name].keep != finding.keep:
+                    self.answers[name] = finding
+
+    def applied(self, rows: list[Finding]) -> tuple[list[Finding], int]:
+        """The findings with a person's answers, and how many of them have one."""
+        answered = [listed(row.file) in self.answers for row in rows]
+        rows = [
+            row.kept(self.answers[listed(row.file)].keep) if known else row
+            for row, known in zip(rows, answered)
+        ]
+        return rows, sum(answered)
+
+    def write(self, rows: list[Finding]) -> None:
+        """Write the list."""
+        write_list(self.remembered, list(self.answers.values()))
+        self.written.unlink(missing_ok=True)
+        write_list(self.list_file, rows)
+        write_list(self.written, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, arguments()))

@@ -1,0 +1,226 @@
+"""Fetch a public face set, through scikit-learn, into a face folder with a pair list.
+
+    python data_scripts/fetch_public.py lfw --out lfw
+    python data_scripts/fetch_public.py olivetti --out olivetti
+
+writes OUT/test/IDENTITY/image.jpg and OUT/test_pairs.csv, as a data directory has them.
+
+lfw       Labeled Faces in the Wild: 13,233 photos of 5,749 people (200 MB). Its own list for
+          reporting (View 2: 3,000 target and 3,000 imposter pairs, ten folds one after the other)
+          becomes test_pairs.csv; its lists for development become dev_train_pairs.csv and
+          dev_test_pairs.csv. A photo shows more than the face, which lies in its middle at 1/2.2
+          of the width; it is cut there as the training sets are cut, unless --whole.
+olivetti  40 people, 10 photos each, 64 px, grey (4 MB), with a random pair list.
+
+Both come from the internet. Without one, copy the folder that scikit-learn keeps them in
+(--data-home) from a machine that has it. Mind the sets' terms of use: they are for research.
+"""
+
+import argparse
+import csv
+import http.client
+import io
+import socket
+import sys
+import tarfile
+import urllib.error
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from labkit.crop import crop_face, read_photo
+from labkit.errors import UserError, reason
+from labkit.files import write_csv
+from parts.job import Job, main, parser, positive
+from parts.names import plain
+
+LFW_BOX = 1 / 2.2
+"""Side of the detected face over that of the photo: LFW's README tells that the box which its
+detector found was widened by 2.2 on the way to the photo."""
+LFW_LISTS = {
+    "test_pairs.csv": "pairs.txt",
+    "dev_train_pairs.csv": "pairsDevTrain.txt",
+    "dev_test_pairs.csv": "pairsDevTest.txt",
+}
+
+
+def fetch(what: str, load: Callable, data_home: Path | None, **settings) -> object:
+    """Call a fetcher of scikit-learn; UserError in one line when there is no network."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Retry downloading")
+            return load(data_home=data_home and str(data_home), **settings)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, socket.gaierror) as e:
+        why = getattr(e, "reason", None) or e
+    except tarfile.TarError as e:
+        why = f"the download is damaged: {e}"
+    except OSError as e:
+        if "not downloaded" not in str(e) and e.errno is not None:
+            raise UserError(f"cannot keep {what} in {_home(data_home)}: {reason(e)}") from None
+        why = e
+    why = getattr(why, "strerror", None) or why
+    raise UserError(
+        f"cannot download {what}: {' '.join(str(why).split()).lower()}; run this where there is a "
+        f"network, or copy the folder {_home(data_home)} from a machine that has the set, and name "
+        "it with --data-home"
+    )
+
+
+def _home(data_home: Path | None) -> str:
+    from sklearn.datasets import get_data_home
+
+    return get_data_home(data_home and str(data_home))
+
+
+def lfw(args, job: Job) -> dict:
+    """LFW's photos and lists, from the files that scikit-learn keeps."""
+    from sklearn.datasets import fetch_lfw_pairs
+
+    home = Path(_home(args.data_home)) / "lfw_home"
+    if not job.dry_run:
+        # This one fetches photos and lists; it also decodes the pairs, small to be quick.
+        fetch("LFW", fetch_lfw_pairs, args.data_home, subset="train", resize=0.1)
+    elif not (home / "lfw_funneled").is_dir():
+        return {"download": "LFW, 200 MB"}
+    photos = sorted((home / "lfw_funneled").glob("*/*.jpg"))
+    if not photos:
+        raise UserError(f"{home}/lfw_funneled holds no photos: delete {home} and run this again")
+    bar = job.progress(len(photos), unit="images")
+    for path in photos:
+        name = f"{path.parent.name}/{path.name}"
+        if not job.dry_run and not job.is_done(name):
+            try:
+                job.place(job.out / "test" / name, _cut(path, args))
+                job.count("images written")
+            except UserError as error:
+                if not str(error).startswith(str(path)):
+                    raise
+                job.leave_out(name, "not a readable image")
+            job.done(name)
+        bar.update()
+    if job.dry_run:
+        job.count("images to write", len(photos))
+        return {}
+    counts = {}
+    for ours, theirs in LFW_LISTS.items():
+        counts[ours] = write_pairs(home / theirs, job.out / ours, job)
+    return {"pairs": counts}
+
+
+def _cut(path: Path, args) -> bytes:
+    photo = read_photo(path)
+    if args.whole:
+        return path.read_bytes()
+    half = LFW_BOX / 2
+    box = tuple(
+        side * edge for edge, side in zip((0.5 - half,) * 2 + (0.5 + half,) * 2, photo.size * 2)
+    )
+    return jpeg(crop_face(photo, box, args.size))
+
+
+def lfw_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
+    """The pairs of one of LFW's own lists: `name 1 2` (target) or `name 1 other 2` (imposter).
+
+    The first line counts folds and pairs of a kind in each. UserError that names file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read LFW's list {path}: {reason(error)}") from None
+    for number, row in enumerate(csv.reader(lines, delimiter="\t"), 1):
+        if number == 1 or not row:
+            continue
+        try:
+            if len(row) == 3:
+                name, a, b = row
+                yield 1, _photo(name, a), _photo(name, b)
+            else:
+                name, a, other, b = row
+                yield 0, _photo(name, a), _photo(other, b)
+        except ValueError:
+            raise UserError(f"{path}, line {number}: expected a pair, found {row}") from None
+
+
+def _photo(name: str, number: str) -> str:
+    return f"{name}/{name}_{int(number):04d}.jpg"
+
+
+def write_pairs(theirs: Path, ours: Path, job: Job) -> int:
+    """Write one of LFW's lists as a pair list, checked against the photos; how many pairs.
+
+    The kit's lists hold no pair twice and no photo with itself; such a line is left out.
+    """
+    pairs, seen = [], set()
+    for label, a, b in lfw_pairs(theirs):
+        if a == b or frozenset((a, b)) in seen:
+            job.leave_out(f"{theirs.name}: {a} {b}", "a pair that its list has already")
+            continue
+        seen.add(frozenset((a, b)))
+        pairs.append((label, a, b))
+    there = {path.parent.name + "/" + path.name for path in (job.out / "test").glob("*/*.jpg")}
+    missing = sorted({f for _, *two in pairs for f in two} - there)
+    if missing:
+        raise UserError(
+            f"{theirs.name} names {len(missing)} photos that are not there, such as {missing[0]}: "
+            f"delete {theirs.parent} and run this again"
+        )
+    write_csv(ours, pairs)
+    return len(pairs)
+
+
+def olivetti(args, job: Job) -> dict:
+    """The Olivetti faces (AT&T Laboratories Cambridge), as they are: 64 px, grey."""
+    from sklearn.datasets import fetch_olivetti_faces
+
+    if job.dry_run:
+        return {"download": "the Olivetti faces, 4 MB, unless they are there"}
+    faces = fetch("Olivetti", fetch_olivetti_faces, args.data_home, shuffle=False)
+    images, people = np.asarray(faces.images), np.asarray(faces.target)
+    bar = job.progress(len(images), unit="images")
+    seen: dict[int, int] = {}
+    for pixels, person in zip(images, people):
+        seen[int(person)] = number = seen.get(int(person), 0) + 1
+        name = plain(f"olivetti{int(person):02d}") + f"/{number:02d}.jpg"
+        if not job.is_done(name):
+            grey = (pixels * 255).round().clip(0, 255).astype(np.uint8)
+            job.place(job.out / "test" / name, jpeg(Image.fromarray(grey).convert("RGB")))
+            job.count("images written")
+            job.done(name)
+        bar.update()
+    from labkit.data import FaceFolder, make_pairs
+
+    pairs = make_pairs(FaceFolder.scan(job.out / "test"), seed=args.seed)
+    pairs.write(job.out / "test_pairs.csv")
+    return {"pairs": {"test_pairs.csv": len(pairs)}}
+
+
+def jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def run(args) -> dict:
+    settings = {"set": args.set, "size": args.size, "whole": args.whole, "seed": args.seed}
+    with Job("fetch_public", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
+        more = {"lfw": lfw, "olivetti": olivetti}[args.set](args, job)
+        return job.summary(**more)
+
+
+def arguments() -> argparse.ArgumentParser:
+    flags = parser(__doc__)
+    add = flags.add_argument
+    add("set", choices=("lfw", "olivetti"))
+    add("--out", required=True, type=Path, metavar="DIR")
+    add("--data-home", type=Path, metavar="DIR", help="where scikit-learn keeps its downloads")
+    add("--size", type=positive, default=256, metavar="PX", help="lfw: side of the cut (256)")
+    add("--whole", action="store_true", help="lfw: the photos as they are, not cut")
+    add("--seed", type=int, default=0, metavar="S", help="olivetti: of the pair list")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, arguments()))

@@ -1,0 +1,179 @@
+"""The spreadsheet of a hand-in: which file is accepted, columns `File` and `Accept` (Y or N)."""
+
+import csv
+import io
+import re
+import unicodedata
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from labkit.errors import UserError
+
+ENDINGS = (".xlsx", ".xlsm", ".csv", ".tsv")
+OLD_ENDINGS = (".xls", ".ods", ".numbers")
+MOST_ROWS = 500_000
+MOST_LISTS = 20
+"""Spreadsheets of one hand-in."""
+MOST_ALIKE = 100
+"""Images with the same last two parts of their paths, beyond which a row is not looked into."""
+MOST_BYTES = 50_000_000
+"""What a spreadsheet may hold once it is unpacked."""
+_YES = {"y", "yes", "true", "1", "1.0"}
+_NO = {"n", "no", "false", "0", "0.0"}
+
+
+class NoList(Exception):
+    """A table that cannot be read, or one without the two columns; the text says why."""
+
+
+@dataclass
+class AcceptList:
+    """What the spreadsheets of a hand-in say.
+
+    Attributes:
+        rows: file as written → accepted or not, in order.
+        problems: (row, why) of rows that cannot be used.
+    """
+
+    rows: dict[str, bool] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, data: bytes, name: str) -> None:
+        """Take in a spreadsheet; `NoList` when it is none."""
+        table = _xlsx(data) if data[:2] == b"PK" else _csv(data)
+        file_column = accept_column = None
+        for number, row in enumerate(table, 1):
+            cells = ["" if cell is None else str(cell).strip() for cell in row]
+            if number > MOST_ROWS:
+                raise NoList(f"more than {MOST_ROWS:,} rows")
+            header = [cell.casefold() for cell in cells]
+            if "file" in header and "accept" in header:
+                file_column, accept_column = header.index("file"), header.index("accept")
+            elif file_column is not None and any(cells):
+                self._row(cells, file_column, accept_column, f"{name}, row {number}")
+        if file_column is None:
+            raise NoList("no columns File and Accept")
+
+    def _row(self, cells: Sequence[str], file_column: int, accept_column: int, where: str) -> None:
+        padded = [*cells, *[""] * (1 + max(file_column, accept_column) - len(cells))]
+        file, said = padded[file_column], padded[accept_column].casefold()
+        if not file:
+            self.problems.append((where, "row without a file"))
+        elif said not in _YES | _NO:
+            self.problems.append((where, f"Accept is neither Y nor N: '{said[:20]}' for {file}"))
+        elif self.rows.setdefault(file, said in _YES) != (said in _YES):
+            self.problems.append((where, f"listed with Y and with N, taken as N: {file}"))
+            self.rows[file] = False
+
+
+def _csv(data: bytes) -> Iterable[Sequence[str]]:
+    if len(data) > MOST_BYTES:
+        raise NoList("too large")
+    for encoding in (
+        ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp949")
+    ):
+        try:
+            text = data.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        raise NoList("text of unknown encoding; save it as UTF-8")
+    first = text[:2000].splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=first.count)
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    except csv.Error as error:
+        raise NoList(f"not a CSV file: {error}") from None
+
+
+def _xlsx(data: bytes) -> Iterable[Sequence[object]]:
+    try:
+        import openpyxl
+    except ImportError:
+        raise UserError(
+            "a hand-in has its list as .xlsx: pip install openpyxl to read it"
+        ) from None
+    _check_parts(data)
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        for sheet in book.worksheets:
+            yield from sheet.iter_rows(max_col=64, max_row=MOST_ROWS + 1, values_only=True)
+    except (NoList, UserError, MemoryError):
+        raise
+    except Exception as error:  # openpyxl lets through whatever a bad file makes it stumble over
+        raise NoList(f"broken spreadsheet: {type(error).__name__}") from None
+
+
+def _check_parts(data: bytes) -> None:
+    """An .xlsx is a zip file of XML: bound it, and refuse entities, before a parser sees it."""
+    left = MOST_BYTES
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            for part in parts.infolist():
+                with parts.open(part) as file:
+                    content = file.read(left + 1)
+                left -= len(content)
+                if left < 0:
+                    raise NoList(f"unpacks to more than {MOST_BYTES / 1e6:,.0f} MB")
+                if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+                    raise NoList("holds XML entities")
+    except NoList:
+        raise
+    except Exception as error:
+        raise NoList(f"broken spreadsheet: {type(error).__name__}") from None
+
+
+class Matcher:
+    """Finds the image that a row of a spreadsheet means, by the ends of the paths.
+
+    A spreadsheet names files as they lay on its writer's disk (`C:\\Users\\…\\cropped\\IU\\1.jpg`).
+    The image is the one whose path agrees in the most last parts, whatever the Unicode form: two of
+    them at least, or the bare name when only one image has it. Case counts between equals.
+    """
+
+    def __init__(self, paths: Iterable[Sequence[str]]):
+        self._cased = [tuple(unicodedata.normalize("NFC", part) for part in p) for p in paths]
+        self._paths = [tuple(_plain(part) for part in parts) for parts in self._cased]
+        self._by_name: dict[str, list[int]] = defaultdict(list)
+        self._by_two: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, parts in enumerate(self._paths):
+            self._by_name[parts[-1]].append(number)
+            self._by_two[parts[-2:]].append(number)
+
+    def find(self, file: str) -> int | None:
+        """The number of the image; None when there is none, ValueError when there are several."""
+        cased = re.split(r"[\\/]+", unicodedata.normalize("NFC", file.strip()))
+        cased = [part for part in cased if part not in ("", ".", "..")]
+        wanted = [_plain(part) for part in cased]
+        if not wanted:
+            return None
+        if len(wanted) > 1:
+            found = self._by_two.get(tuple(wanted[-2:]), [])
+        else:
+            found = self._by_name.get(wanted[-1], [])
+        if len(found) < 2:
+            return found[0] if found else None
+        if len(found) > MOST_ALIKE:
+            raise ValueError(f"{len(found):,} images fit")
+        agreeing = [
+            (_agreeing(self._paths[number], wanted), _agreeing(self._cased[number], cased))
+            for number in found
+        ]
+        best = [number for number, n in zip(found, agreeing) if n == max(agreeing)]
+        if len(best) > 1:
+            raise ValueError(f"{len(best)} images fit")
+        return best[0]
+
+
+def _agreeing(path: Sequence[str], wanted: Sequence[str]) -> int:
+    n = 0
+    while n < min(len(path), len(wanted)) and path[-1 - n] == wanted[-1 - n]:
+        n += 1
+    return n
+
+
+def _plain(part: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", part.strip()).casefold())

@@ -1,0 +1,126 @@
+"""A blind test: faces under names that say nothing, and the key that staff keep.
+
+What could tell the pairs apart without looking at the faces is taken away: names are random (from
+the system's own source, so that no seed gives them back), all images are decoded and saved anew
+with the same size, quality and time stamp and without metadata, and the order of the pairs and of
+the two in each is shuffled from the same source.
+"""
+
+import csv
+import io
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from labkit.data import FaceFolder, PairList, decode_image
+from labkit.errors import UserError, reason
+from labkit.files import write_csv
+from parts.clean_list import listed
+from parts.job import Job
+from parts.pool import cores
+
+PREFIX = "blind-"
+QUALITY = 92
+TIME = 946_684_800  # 2000-01-01, for every file
+KEY_FILE, NAMES_FILE = "test_blind_key.csv", "test_blind_names.csv"
+
+
+def secret_order() -> np.random.Generator:
+    """Random numbers that nobody can draw again."""
+    return np.random.default_rng(secrets.randbits(128))
+
+
+def new_names(files: list[str]) -> dict[str, str]:
+    """A random name for each file, `blind-` and 12 hexadecimal digits."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        name = f"{PREFIX}{secrets.token_hex(6)}.jpg"
+        while name in taken:
+            name = f"{PREFIX}{secrets.token_hex(6)}.jpg"
+        taken.add(name)
+        names[file] = name
+    return names
+
+
+def make_key(pairs: PairList, key: Path) -> None:
+    """Write the names and then the labelled list under these names into the folder `key`."""
+    names = new_names(pairs.files)
+    order = secret_order().permutation(len(pairs))
+    rows = sorted((blind, listed(file)) for file, blind in names.items())
+    write_csv(key / NAMES_FILE, [("anonymous", "original"), *rows])
+    blind = [names[file] for file in pairs.files]
+    PairList.from_names(
+        [blind[i] for i in pairs.left[order]],
+        [blind[i] for i in pairs.right[order]],
+        pairs.labels[order],
+    ).write(key / KEY_FILE)
+
+
+def read_key(key: Path, folder: FaceFolder) -> tuple[PairList, dict[str, int]]:
+    """The labelled list, and the number in `folder` of the image under each name.
+
+    Raises UserError when the key is damaged or belongs to other faces.
+    """
+    number = {listed(folder.name(i)): i for i in range(len(folder))}
+    path = key / NAMES_FILE
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file)][1:]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    pairs = PairList.read(key / KEY_FILE)
+    found = {row[0]: number[row[1]] for row in rows if len(row) == 2 and row[1] in number}
+    if len(found) < len(rows) or not set(pairs.files) <= set(found):
+        raise UserError(
+            f"the key in {key} belongs to other faces than {folder.root}: give the folder that it "
+            "was made for, or another --key for a new test"
+        )
+    return pairs, found
+
+
+def write_images(folder: FaceFolder, found: dict[str, int], test: Path, size: int, job: Job) -> int:
+    """Write each image under its name into `test`, those that are not there yet; how many.
+
+    Raises UserError when `test` holds blind images of another key, or an image cannot be decoded.
+    """
+    there = {entry.name for entry in os.scandir(test) if entry.name.startswith(PREFIX)}
+    strangers = sorted(there - set(found))
+    if strangers:
+        raise UserError(
+            f"{test} holds {len(strangers):,} images of another blind test ({strangers[0]}, …): "
+            f"give its --key, or delete {test}/{PREFIX}*.jpg"
+        )
+    missing = sorted(set(found) - there)
+    bar = job.progress(len(found), unit="images")
+    bar.update(len(there))
+    with ThreadPoolExecutor(cores()) as threads:
+        for _ in threads.map(
+            lambda name: _write(folder.path(found[name]), test / name, size, job), missing
+        ):
+            bar.update()
+    return len(missing)
+
+
+def _write(source: Path, target: Path, size: int, job: Job) -> None:
+    beside = job.partial / target.name
+    beside.write_bytes(anonymous(source, size))
+    os.utime(beside, (TIME, TIME))
+    os.replace(beside, target)
+
+
+def anonymous(source: Path, size: int) -> bytes:
+    """The middle square of an image as a JPEG of `size` pixels, with nothing but the pixels."""
+    image = decode_image(source)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    pixels = np.asarray(image.resize((size, size), box=box, reducing_gap=3.0))
+    file = io.BytesIO()
+    # From bare pixels: an image carries the profile and comments of the file it came from.
+    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

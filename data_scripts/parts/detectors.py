@@ -1,0 +1,109 @@
+"""The face detectors that `crop_raw.py --detector` offers.
+
+Each is a function from an RGB photo to its faces. Detectors frame a face differently (OpenCV's and
+MTCNN's boxes are a little larger than the built-in one's), so use one for all sets of a course,
+and the built-in one where photos will come through the look-alike widget.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from labkit.crop import Face, find_faces
+from labkit.errors import UserError
+
+Detector = Callable[[Image.Image], list[Face]]
+_MTCNN_SURE = 0.9
+
+
+def _dlib() -> Detector:
+    """What `labkit.crop` and the widget use."""
+    find_faces(Image.new("RGB", (32, 32)))  # its model takes a second to load; UserError if missing
+    return find_faces
+
+
+def _opencv() -> Detector:
+    """Viola and Jones's cascade of Haar features, of OpenCV 4: fast, with more false alarms."""
+    try:
+        import cv2
+
+        cascade = cv2.CascadeClassifier(
+            cv2.data.haarcascades + "haarcascade_frontalface_default.xml"
+        )
+    except (ImportError, AttributeError):  # OpenCV 5 has no cascades
+        raise _missing("opencv", "'opencv-python-headless<5'") from None
+    cv2.setNumThreads(1)
+
+    def find(photo: Image.Image) -> list[Face]:
+        scale = min(1.0, 640 / max(photo.size))
+        small = photo.convert("L").resize(
+            [max(1, round(side * scale)) for side in photo.size], reducing_gap=2.0
+        )
+        least = max(24, max(small.size) // 12)
+        boxes, _, weights = cascade.detectMultiScale3(
+            np.asarray(small), 1.1, 6, minSize=(least, least), outputRejectLevels=True
+        )
+        return [
+            Face((x / scale, y / scale, (x + w) / scale, (y + h) / scale), float(weight))
+            for (x, y, w, h), weight in zip(boxes, weights)
+        ]
+
+    return find
+
+
+def _mtcnn() -> Detector:
+    """MTCNN (Zhang et al. 2016) of facenet-pytorch: finds turned faces too, slower on a CPU."""
+    try:
+        from facenet_pytorch import MTCNN
+    except ImportError:
+        raise _missing("mtcnn", "facenet-pytorch") from None
+    import torch
+
+    torch.set_num_threads(1)
+    network = MTCNN(keep_all=True, device="cpu")
+
+    def find(photo: Image.Image) -> list[Face]:
+        boxes, sure = network.detect(photo)
+        if boxes is None:
+            return []
+        return [
+            Face(tuple(float(edge) for edge in box), float(p))
+            for box, p in zip(boxes, sure)
+            if p >= _MTCNN_SURE
+        ]
+
+    return find
+
+
+def _none() -> Detector:
+    """No detection: the largest square in the middle, for sets that are cut already."""
+
+    def find(photo: Image.Image) -> list[Face]:
+        half = 0.375 * min(photo.size)  # the cut is 4/3 of the box
+        x, y = photo.width / 2, photo.height / 2
+        return [Face((x - half, y - half, x + half, y + half), 0.0)]
+
+    return find
+
+
+def _missing(name: str, package: str) -> UserError:
+    return UserError(
+        f"the detector {name} is not installed: pip install {package}, or choose another one "
+        f"with --detector ({', '.join(DETECTORS)})"
+    )
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {
+    "dlib": _dlib,
+    "opencv": _opencv,
+    "mtcnn": _mtcnn,
+    "none": _none,
+}
+
+
+@lru_cache
+def detector(name: str) -> Detector:
+    """The detector of that name, loaded once; UserError when its package is not installed."""
+    return DETECTORS[name]()

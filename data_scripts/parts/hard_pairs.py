@@ -1,0 +1,181 @@
+"""Pairs of image numbers: targets, random imposters, and imposters that are hard to tell.
+
+All of it works on whole arrays, so that a list of millions takes seconds.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from labkit.data import FaceFolder, make_pairs
+from labkit.errors import UserError
+
+BINS = 4
+"""Groups of equal size that an attribute with many numbers, such as age, is cut into."""
+NEIGHBOURS = 5
+"""Nearest other identities that the hard imposters of an identity are drawn from."""
+_DRAWS = 3  # for each imposter that is wanted, since some come twice
+
+
+class _Numbered(FaceFolder):
+    """A folder whose images are called by their numbers: pairs of millions without their names."""
+
+    def __init__(self, folder: FaceFolder):
+        vars(self).update(vars(folder))
+
+    def name(self, i: int) -> int:
+        return int(i)
+
+
+def random_pairs(folder: FaceFolder, per_image: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Target and imposter pairs of `labkit.data.make_pairs` as numbers, int64 (m, 2) each."""
+    made = make_pairs(_Numbered(folder), per_image=per_image, seed=seed)
+    numbers = np.array(made.files, np.int64)
+    pairs = np.stack([numbers[made.left], numbers[made.right]], axis=1)
+    return pairs[made.labels == 1], pairs[made.labels == 0]
+
+
+def balanced(
+    targets: np.ndarray,
+    imposters: np.ndarray,
+    hard: np.ndarray,
+    share: float,
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """As many imposters as targets, `share` of them hard where there are enough; no pair twice.
+
+    n: number of images. Returns pairs int64 (m, 2), labels int8 (m,) and how many are hard.
+    """
+    wanted = min(len(targets), len(imposters) + len(hard))
+    some = _shuffled(hard, rng)[: round(share * wanted)]
+    rest = imposters[~np.isin(_keys(imposters, n), _keys(some, n))]
+    rest = _shuffled(rest, rng)[: wanted - len(some)]
+    wanted = len(some) + len(rest)
+    targets = _shuffled(targets, rng)[:wanted]
+    pairs = np.concatenate([targets, some, rest])
+    labels = np.repeat(np.array([1, 0], np.int8), [len(targets), wanted])
+    order = rng.permutation(len(pairs))
+    pairs = pairs[order]
+    swapped = rng.random(len(pairs)) < 0.5  # the order of the two says nothing
+    pairs[swapped] = pairs[swapped, ::-1]
+    return pairs, labels[order], len(some)
+
+
+def of_same_attributes(
+    folder: FaceFolder, columns: Sequence[str], wanted: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Different imposter pairs whose people are alike in all columns, int64 (m, 2).
+
+    From `identities.csv`; numbers with more than 8 values are cut into quarters. People of whom a
+    column is not known have no hard imposters. Raises UserError when the table is not there or
+    has no such column.
+    """
+    group = attribute_groups(folder, columns)[folder.labels]
+    order = np.argsort(group, kind="stable")  # in a group, the images of a person stay together
+    order = order[group[order] >= 0]
+    if not len(order):
+        return np.empty((0, 2), np.int64)
+    groups, people = group[order], folder.labels[order]
+    first = np.searchsorted(groups, groups)
+    size = np.searchsorted(groups, groups, side="right") - first
+    blocks = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (people[1:] != people[:-1])])
+    block = np.cumsum(np.r_[True, (groups[1:] != groups[:-1]) | (people[1:] != people[:-1])]) - 1
+    end = np.r_[blocks[1:], len(order)][block]
+    own = end - blocks[block]
+    usable = np.flatnonzero(size > own)
+    if not len(usable):
+        return np.empty((0, 2), np.int64)
+    left = usable[_spread(len(usable), _DRAWS * wanted, rng)]
+    step = rng.integers(0, (size - own)[left])
+    right = first[left] + (end[left] - first[left] + step) % size[left]
+    return _different(order[left], order[right], len(folder))[:wanted]
+
+
+def attribute_groups(folder: FaceFolder, columns: Sequence[str]) -> np.ndarray:
+    """The group of each identity by its attributes, int64; -1 where one is not known."""
+    about = folder.details()
+    known = sorted({column for row in about.values() for column in row})
+    if not known:
+        raise UserError(
+            f"{folder.root} has no identities.csv with attributes (identity,gender,age,…): make "
+            "one, or leave --hard out"
+        )
+    group = np.zeros(len(folder.identities), np.int64)
+    for column in columns:
+        if column not in known:
+            raise UserError(
+                f"identities.csv of {folder.root} has no column '{column}': it has "
+                f"{', '.join(known)}"
+            )
+        values = [about.get(name, {}).get(column, "").strip() for name in folder.identities]
+        codes = _codes(values)
+        group = np.where((group < 0) | (codes < 0), -1, group * (codes.max() + 1) + codes)
+    return group
+
+
+def _codes(values: list[str]) -> np.ndarray:
+    """A number for each different value, or quarter of the numbers; -1 for an empty one."""
+    there = np.array([value != "" for value in values])
+    codes = np.full(len(values), -1, np.int64)
+    if not there.any():
+        return codes
+    told = np.array([value.lower() for value in values])[there]
+    try:
+        numbers = told.astype(np.float64)
+        if len(np.unique(numbers)) > 8 and np.isfinite(numbers).all():
+            edges = np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1])
+            codes[there] = np.searchsorted(edges, numbers, side="right")
+            return codes
+    except ValueError:
+        pass
+    codes[there] = np.unique(told, return_inverse=True)[1]
+    return codes
+
+
+def of_near_identities(
+    folder: FaceFolder, centres: np.ndarray, wanted: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Different imposter pairs of people whose embeddings are near, int64 (m, 2).
+
+    centres: float32 (identities, d), rows of length 1. Each image meets images of the 5 identities
+    whose centres are nearest to its own person's.
+    """
+    near = nearest_identities(centres, NEIGHBOURS)
+    left = _spread(len(folder), _DRAWS * wanted, rng)
+    other = near[folder.labels[left], rng.integers(0, near.shape[1], len(left))]
+    right = folder.starts[other] + rng.integers(0, folder.counts()[other])
+    return _different(left, right, len(folder))[:wanted]
+
+
+def nearest_identities(centres: np.ndarray, k: int) -> np.ndarray:
+    """The k nearest others of each identity by cosine, int64 (identities, k), in no order."""
+    n = len(centres)
+    k = min(k, n - 1)
+    near = np.empty((n, k), np.int64)
+    height = max(1, (1 << 24) // n)
+    for start in range(0, n, height):
+        rows = centres[start : start + height]
+        likeness = rows @ centres.T
+        likeness[np.arange(len(rows)), start + np.arange(len(rows))] = -2
+        near[start : start + len(rows)] = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
+    return near
+
+
+def _spread(n: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """`wanted` numbers below n, each as often as any other, in random order."""
+    return np.resize(rng.permutation(n), wanted)
+
+
+def _shuffled(pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return pairs[rng.permutation(len(pairs))]
+
+
+def _keys(pairs: np.ndarray, n: int) -> np.ndarray:
+    return pairs.min(axis=1, initial=n) * n + pairs.max(axis=1, initial=0)
+
+
+def _different(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
+    """The different unordered pairs, int64 (m, 2), in the order in which they come."""
+    pairs = np.stack([left, right], axis=1)
+    return pairs[np.sort(np.unique(_keys(pairs, n), return_index=True)[1])]

@@ -1,0 +1,189 @@
+"""Where raw images come from: a folder of identities, or a tar archive read as a stream."""
+
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path
+
+from labkit.errors import UserError, reason
+from parts.names import is_litter, repaired, safe_parts
+
+RAW_EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .heic .heif".split())
+"""Endings of the formats that `labkit.crop.read_photo` reads."""
+MAX_BYTES = 100_000_000
+"""The largest image file that is read, in bytes."""
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+
+
+@dataclass
+class Raw:
+    """One image of a source, or the reason why it is none.
+
+    Attributes:
+        key: names it for good within its source.
+        name: what to call it in the log.
+        parts: identity and then the rest of its name; empty when `problem` is set.
+        content: its path, or its bytes; None when `problem` is set.
+        problem: why it cannot be used.
+    """
+
+    key: str
+    name: str
+    parts: tuple[str, ...] = ()
+    content: str | bytes | None = None
+    problem: str = ""
+
+
+class Tree:
+    """The images of a folder `ROOT/identity/…/image`, identity by identity, in order of names."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def total(self) -> int:
+        """How many images there are."""
+        return sum(1 for name in self._identities() for _ in self._below(name))
+
+    def images(self, wanted: Callable[[Raw], bool]) -> Iterator[Raw]:
+        """The images that are `wanted`, which is asked about each before it is read."""
+        for identity in self._identities():
+            for name in sorted(self._below(identity)):
+                parts = tuple(repaired(name).split("/"))
+                raw = Raw(name, f"{self.root}/{name}", parts, f"{self.root}/{name}")
+                if wanted(raw):
+                    yield raw
+
+    def _identities(self) -> list[str]:
+        return sorted(entry.name for entry in self._entries("") if entry.is_dir())
+
+    def _below(self, folder: str) -> Iterator[str]:
+        waiting = [folder]
+        while waiting:
+            below = waiting.pop()
+            for entry in self._entries(below):
+                if entry.name.lower().endswith(RAW_EXTENSIONS):
+                    yield f"{below}/{entry.name}"
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{below}/{entry.name}")
+
+    def _entries(self, below: str) -> Iterator[os.DirEntry]:
+        try:
+            with os.scandir(self.root / below) as entries:
+                yield from (entry for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            raise UserError(
+                f"cannot read the folder {self.root / below}: {reason(error)}"
+            ) from None
+
+
+class Archive:
+    """The images of a tar, tar.gz, tar.bz2 or tar.xz, in its order, without unpacking it.
+
+    An image belongs to the folder that it lies in, whatever that lies in: `train/n000002/1.jpg`
+    to `n000002`. Memory does not grow with the archive.
+
+    Attributes:
+        problem: set at the end when the archive could not be read to its end.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.problem = path, ""
+        self._file, self._size = None, 0
+
+    def total(self) -> None:
+        """Unknown before the end of the archive."""
+        return None
+
+    def fraction(self) -> float:
+        """How much of the archive has been read, from 0 to 1."""
+        return self._file.tell() / max(self._size, 1) if self._file and not self._file.closed else 1
+
+    def images(self, wanted: Callable[[Raw], bool]) -> Iterator[Raw]:
+        """The images that are `wanted`, which is asked about each before it is read."""
+        try:
+            with open(self.path, "rb") as self._file:
+                self._size = os.fstat(self._file.fileno()).st_size
+                packed = self._file.read(6).startswith(_COMPRESSED)
+                self._file.seek(0)
+                with tarfile.open(
+                    fileobj=self._file,
+                    mode="r|*" if packed else "r:",
+                    bufsize=1 << 20,
+                    tarinfo=_Strict,
+                    errorlevel=0,
+                ) as tar:
+                    number = 0
+                    while (member := tar.next()) is not None:
+                        tar.members.clear()  # else a gigabyte for each million of members
+                        number += 1
+                        raw = self._image(member, number)
+                        if raw is None or not wanted(raw):
+                            continue
+                        if not raw.problem:
+                            raw.content = tar.extractfile(member).read()
+                            if len(raw.content) < member.size:
+                                raise _Damaged("unexpected end of data")
+                        yield raw
+        except _NoArchive as error:
+            raise UserError(
+                f"{self.path} is not a tar archive: give a folder of identities, or a tar, tar.gz, "
+                f"tar.bz2 or tar.xz file ({error})"
+            ) from None
+        except (tarfile.TarError, zlib.error, LZMAError, EOFError, _Damaged) as error:
+            self.problem = f"archive is cut short or damaged: {error or type(error).__name__}"
+        except OSError as error:
+            self.problem = f"archive is cut short or damaged: {reason(error)}"
+
+    def _image(self, member: tarfile.TarInfo, number: int) -> Raw | None:
+        if member.isdir():
+            return None
+        name = repaired(member.name)
+        key, log_name = f"{number}:{name}", f"{self.path.name}/{name}"
+        try:
+            parts = safe_parts(name)
+        except ValueError as error:
+            return Raw(key, log_name, problem=f"unsafe name: {error}")
+        if is_litter(parts):
+            return None
+        if not parts[-1].lower().endswith(RAW_EXTENSIONS):
+            return Raw(key, log_name, problem="not an image")
+        if not member.isreg():
+            return Raw(key, log_name, problem="a link or special file")
+        if len(parts) < 2:
+            return Raw(key, log_name, problem="not in a folder of an identity")
+        if member.size > MAX_BYTES:
+            return Raw(key, log_name, problem=f"too large: {member.size / 1e6:,.0f} MB")
+        return Raw(key, log_name, parts[-2:], b"")
+
+
+class _Damaged(Exception):
+    """The archive cannot be read any further."""
+
+
+class _NoArchive(Exception):
+    """The archive cannot be read at all."""
+
+
+class _Strict(tarfile.TarInfo):
+    """tarfile takes a bad or missing header for the end of the archive; here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise (_Damaged if archive.offset else _NoArchive)(str(error)) from None
+
+
+def open_source(path: Path) -> Tree | Archive:
+    """A folder as a tree, a file as an archive; UserError when there is neither."""
+    if path.is_dir():
+        return Tree(path)
+    if path.is_file():
+        return Archive(path)
+    raise UserError(f"{path} does not exist: give a folder of identities or a tar archive")

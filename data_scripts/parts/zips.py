@@ -1,0 +1,246 @@
+"""Zip archives from strangers, read within bounds and never unpacked.
+
+Nothing is extracted to a path that an archive names. Refused by name, with the rest read on:
+paths that leave the archive's folder, links and special files, encrypted members, members that are
+too large, too tightly compressed, damaged, or packed by anything but deflate; archives in archives
+beyond a depth; and whatever comes after the archive's share of bytes or members is used up. The
+sizes that an archive declares are checked first and what really comes out is counted.
+"""
+
+import errno
+import stat
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from labkit.errors import reason
+from parts.names import decode, is_litter, safe_parts
+
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(ValueError, LookupError, ArithmeticError, TypeError, MemoryError),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds for one hand-in, all archives in it together.
+
+    Attributes:
+        members: files and folders.
+        member_bytes: size of one file (an archive inside may be as large as the whole).
+        total_bytes: all that is read out of it.
+        ratio: size over compressed size of one file, from a megabyte on.
+        depth: archives inside archives.
+        archives: all archives inside, each of which keeps a file open.
+    """
+
+    members: int = 100_000
+    member_bytes: int = 100_000_000
+    total_bytes: int = 4_000_000_000
+    ratio: int = 200
+    depth: int = 2
+    archives: int = 100
+
+
+class Refused(Exception):
+    """Something that is not taken out of an archive; the text says why."""
+
+
+@dataclass
+class Entry:
+    """One file of a hand-in.
+
+    Attributes:
+        name: what to call it in the log.
+        parts: its folders and its name, those of the archives around it before them.
+        root: how many of the parts name the archive that it lies in and those around.
+        source: where its bytes are.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    root: int
+    source: tuple[zipfile.ZipFile, zipfile.ZipInfo] = field(repr=False)
+
+
+class Zips:
+    """A zip file and the zip files in it; use it in a `with` block.
+
+    Attributes:
+        entries: its files, in the order of the archives; what systems leave behind (`__MACOSX`,
+            `Thumbs.db`) is passed over.
+        refused: (name, why) of what cannot be read.
+
+    Entering raises `Refused` when the outermost archive cannot be read at all.
+    """
+
+    def __init__(self, path: Path, limits: Limits, *, temporary: Path | None = None):
+        self.path, self.limits, self._temporary = path, limits, temporary
+        self.entries: list[Entry] = []
+        self.refused: list[tuple[str, str]] = []
+        self._bytes_left, self._members_left = limits.total_bytes, limits.members
+        self._archives_left = limits.archives
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Zips":
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(open(self.path, "rb"))
+            except OSError as error:
+                raise Refused(f"cannot be read: {reason(error)}") from None
+            self._look_into(file, stack, self.path.name, (), 0)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stack.close()
+
+    def read(self, entry: Entry) -> bytes:
+        """The bytes of a file; `Refused` when it is not what it said."""
+        archive, member = entry.source
+        with _what_is_wrong():
+            self._check_size(member, self.limits.member_bytes)
+            with archive.open(member) as file:
+                data = file.read(member.file_size + 1)
+            self._use(len(data))
+        return data
+
+    def _look_into(self, file: IO, stack: ExitStack, name: str, around: tuple, depth: int) -> None:
+        with _what_is_wrong():
+            archive = stack.enter_context(zipfile.ZipFile(_Guarded(file)))
+        for member in archive.infolist():
+            self._members_left -= 1
+            if self._members_left < 0:
+                self.refused.append((name, f"too many members: above {self.limits.members:,}"))
+                return
+            own_name = _name(member)
+            if own_name.endswith("/"):  # a folder
+                continue
+            inner = f"{name}/{own_name}"
+            try:
+                parts = _checked(member, own_name)
+                if parts is None:
+                    continue
+                if parts[-1].lower().endswith(".zip"):
+                    self._nested(archive, member, stack, inner, around + parts, depth + 1)
+                else:
+                    entry = Entry(inner, around + parts, len(around), (archive, member))
+                    self.entries.append(entry)
+            except Refused as error:
+                self.refused.append((inner, str(error)))
+
+    def _nested(self, archive, member, stack: ExitStack, name: str, parts: tuple, depth: int):
+        if depth > self.limits.depth:
+            raise Refused(f"archives too deep in each other: more than {self.limits.depth}")
+        self._archives_left -= 1
+        if self._archives_left < 0:
+            raise Refused(f"too many archives in one: above {self.limits.archives}")
+        with _what_is_wrong():
+            self._check_size(member, self.limits.total_bytes)
+            spooled = stack.enter_context(tempfile.TemporaryFile(dir=self._temporary))
+            with archive.open(member) as packed:
+                while block := packed.read(1 << 20):
+                    self._use(len(block))
+                    spooled.write(block)
+        around = parts[:-1] + (parts[-1][: -len(".zip")],)
+        self._look_into(spooled, stack, name, around, depth)
+
+    def _check_size(self, member: zipfile.ZipInfo, most: int) -> None:
+        if member.file_size > most:
+            raise Refused(f"too large: {member.file_size / 1e6:,.0f} MB")
+        ratio = member.file_size / max(member.compress_size, 1)
+        if member.file_size > 1_000_000 and ratio > self.limits.ratio:
+            raise Refused(f"compressed too tightly: {ratio:,.0f} to 1")
+        if member.file_size > self._bytes_left:
+            raise Refused(_too_much(self.limits))
+
+    def _use(self, count: int) -> None:
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            raise Refused(_too_much(self.limits))
+
+
+def _too_much(limits: Limits) -> str:
+    return f"the hand-in holds too much: above {limits.total_bytes / 1e6:,.0f} MB"
+
+
+def _checked(member: zipfile.ZipInfo, name: str) -> tuple[str, ...] | None:
+    """The parts of a member's name, None for litter; `Refused` for what must not be read."""
+    try:
+        parts = safe_parts(name)
+    except ValueError as error:
+        raise Refused(f"unsafe name: {error}") from None
+    if is_litter(parts):
+        return None
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        raise Refused("a link" if kind == stat.S_IFLNK else "a special file")
+    if member.flag_bits & 0x2041:
+        raise Refused("encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Refused(f"packed by a method that is not read: number {member.compress_type}")
+    return parts
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """A member's name as its maker saw it, though many programs do not say in which encoding."""
+    if member.flag_bits & 0x800:
+        return member.orig_filename
+    raw = member.orig_filename.encode("cp437", "replace")
+    extra = member.extra
+    while len(extra) >= 4:
+        number, size = struct.unpack("<HH", extra[:4])
+        body, extra = extra[4 : 4 + size], extra[4 + size :]
+        # Info-ZIP's Unicode path: version 1, CRC-32 of the plain name, the name in UTF-8
+        if number == 0x7075 and body[:1] == b"\x01" and body[1:5] == _crc(raw):
+            return body[5:].decode("utf-8", "replace")
+    return decode(raw)
+
+
+def _crc(raw: bytes) -> bytes:
+    return struct.pack("<I", zlib.crc32(raw))
+
+
+class _Guarded:
+    """A file that refuses to be read whole: the list of members is read in one piece, by zipfile,
+    as large as the archive says that it is."""
+
+    LARGEST = 128_000_000
+
+    def __init__(self, file: IO):
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.close = file.close
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self.LARGEST:
+            raise Refused(f"its list of members is too long: {count / 1e6:,.0f} MB")
+        return self._file.read(count)
+
+
+class _what_is_wrong:
+    """Turns what zipfile raises for a bad archive into `Refused`; a full disk stays what it is."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if isinstance(error, (RuntimeError, NotImplementedError)):
+            raise Refused(f"cannot be unpacked: {error}") from None
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, _BROKEN) and not full:
+            text = " ".join(str(error).split())[:120]
+            raise Refused(f"damaged: {text or type(error).__name__}") from None
+        return False
+
+
+def files_of(archive: Zips, endings: tuple[str, ...]) -> Iterator[Entry]:
+    """The files of an archive with one of these endings."""
+    return (entry for entry in archive.entries if entry.parts[-1].lower().endswith(endings))

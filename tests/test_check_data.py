@@ -1,0 +1,155 @@
+"""Checking a data directory: in order, or told what is wrong with it, all at once."""
+
+import re
+import shutil
+import unicodedata
+
+import pytest
+from raw_faces import make_photos, photo, script, summary, tree
+
+import check_data  # isort: skip
+import make_pairs  # isort: skip
+from parts.job import main  # isort: skip
+
+from labkit.data import PairList
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("check") / "faces of 2026"
+    for k, name in enumerate(("pretrain", "train", "val", "test")):
+        make_photos(root / name, 5, 4, first=10 * k)
+    hidden = make_photos(root.parent / "hidden", 3, 3, first=70)
+    flags = make_pairs.arguments()
+    told = [str(root), "--blind", str(hidden), "--key", str(root.parent / "key"), "--json"]
+    assert main(make_pairs.run, flags, told) == 0
+    return root
+
+
+@pytest.fixture
+def own(data, tmp_path):
+    return shutil.copytree(data, tmp_path / data.name)
+
+
+def test_a_directory_in_order_gets_its_card(own, tmp_path, capsys):
+    told = summary(check_data, capsys, own, "--near-duplicates", "--out", tmp_path / "card")
+    assert told["counts"]["images in val"] == 20 and told["counts"]["people in test"] == 5
+    assert told["counts"]["pairs in test_blind.csv"] == len(PairList.read(own / "test_blind.csv"))
+    text = (tmp_path / "card" / "data_card.md").read_text(encoding="utf-8")
+    assert "| train | 5 | 20 | 4, 4, 4 | 96 px |" in text and "| test_blind.csv | " in text
+    page = (tmp_path / "card" / "data_card.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 8 and page.count("data:image/jpeg;base64,") == 4 * 5 * 4
+    assert "In order" in page
+    for word in ("PIPA", "GDPR", "consent", "TO FILL IN"):
+        assert word in text and word in page
+    assert "http://" not in page and "https://" not in page
+
+
+def test_what_is_told_for_the_card_is_remembered(own, capsys):
+    summary(check_data, capsys, own, "--licence", "CC BY-NC <4>", "--contact", "a|b@c.kr")
+    summary(check_data, capsys, own, "--source", "김 교수의 수업")
+    text = (own / "data_card.md").read_text(encoding="utf-8")
+    assert "- **Licence**: CC BY-NC \\<4\\>" in text and "a\\|b@c.kr" in text
+    assert "김 교수의 수업" in text and text.count("TO FILL IN") == 1
+    page = (own / "data_card.html").read_text(encoding="utf-8")
+    assert "CC BY-NC &lt;4&gt;" in page
+
+
+def cut_an_image(root):
+    path = root / "train" / "person011" / "002.jpg"
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def cut_a_blind_image(root):
+    path = next((root / "test").glob("blind-*"))
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def somebody_in_two_sets(root):
+    shutil.copytree(root / "test" / "person030", root / "train" / "person030")
+
+
+def somebody_in_val_and_test(root):
+    shutil.copytree(root / "test" / "person030", root / "val" / "person030")
+
+
+def somebody_in_two_unicode_forms(root):
+    for name, form in (("train", "NFC"), ("test", "NFD")):
+        make_photos(root / "new" / name, 1, 2, first=50 + len(name))
+        (source,) = (root / "new" / name).iterdir()
+        source.rename(root / name / unicodedata.normalize(form, "김하늘"))
+    shutil.rmtree(root / "new")
+
+
+def a_photo_in_two_sets(root):
+    photo(31, 1).resize((80, 80)).save(root / "pretrain" / "person003" / "again.jpg")
+
+
+def change(root, old, new):
+    path = root / "val_pairs.csv"
+    text = path.read_text()
+    assert re.search(old, text)
+    path.write_text(re.sub(old, new, text, count=1))
+
+
+DAMAGE = {
+    cut_an_image: "train: 1 image cannot be read: person011/002.jpg: ",
+    cut_a_blind_image: "test_blind.csv: ",
+    somebody_in_two_sets: "person030 in both train/ and test/",
+    somebody_in_val_and_test: "person030 in both val/ and test/",
+    somebody_in_two_unicode_forms: "김하늘 in both train/ and test/",
+    a_photo_in_two_sets: "1 photos of pretrain are in test, too (the first: "
+    "pretrain/person003/again.jpg and test/person031/001.jpg)",
+    lambda root: (root / "val" / "person020" / "000.jpg").unlink(): "person020/000.jpg is not in",
+    lambda root: shutil.rmtree(root / "pretrain"): "pretrain does not exist",
+    lambda root: (root / "test_pairs.csv").unlink(): "test_pairs.csv",
+    lambda root: (root / "train" / "nobody").mkdir(): "no image in nobody",
+    lambda root: change(root, "(?m)^1,", "0,"): "1 labels contradict the identities",
+    lambda root: change(root, "(?m)^1,", "2,"): "the label must be 1 or 0, found '2'",
+    lambda root: change(root, r"(?m)^0,\S+?,", "0,../../etc/passwd,"): "not a path inside",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_every_damage_is_named_with_exit_code_2_and_on_the_card(damage, own, capsys):
+    damage(own)
+    code, out, err = script(check_data, capsys, own, "--near-duplicates")
+    problem = unicodedata.normalize("NFC", err)
+    assert code == 2 and DAMAGE[damage] in problem and "problem" in err and out == ""
+    card = (own / "data_card.md").read_text(encoding="utf-8")
+    assert "is not in order" in card
+    assert "is not in order" in (own / "data_card.html").read_text(encoding="utf-8")
+
+
+def test_all_problems_are_told_at_once(own, capsys):
+    cut_an_image(own)
+    somebody_in_val_and_test(own)
+    (own / "test_pairs.csv").unlink()
+    code, _, err = script(check_data, capsys, own)
+    assert code == 2 and "3 problems" in err and err.count("\n  - ") == 3
+    assert "train/person011/002.jpg,unreadable" in (own / "check_data.log.csv").read_text()
+
+
+def test_oddities_are_notes_and_hostile_names_stay_text(own, capsys):
+    folder = own / "train" / "<img src=x onerror=alert(1)>"
+    folder.mkdir()
+    photo(90, 0, 40).resize((90, 40)).save(folder / "one.jpg")
+    (folder / "readme.txt").write_text("x")
+    told = summary(check_data, capsys, own)
+    notes = " ".join(told["notes"])
+    for note in ("smaller than 64", "far from square", "one image and no target", "are no images"):
+        assert f"train: 1 {note}" in notes or note in notes
+    page = (own / "data_card.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in page and "&lt;img src=x" in page
+
+
+def test_a_dry_run_and_a_missing_directory(own, tmp_path, capsys):
+    before = tree(own, hidden=True)
+    summary(check_data, capsys, own, "--dry-run")
+    assert tree(own, hidden=True) == before
+    for path in (tmp_path / "none", tmp_path / "empty"):
+        code, _, err = script(check_data, capsys, path)
+        assert code == 2 and "does not exist" in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = script(check_data, capsys, tmp_path / "empty")
+    assert code == 2 and "6 problems" in err

@@ -1,0 +1,379 @@
+"""Cleaning: what is found, what is not, and what a person's corrections come to."""
+
+import csv
+import json
+import re
+import shutil
+import unicodedata
+
+import numpy as np
+import pytest
+from browser import browser, chromium_path
+from PIL import Image, ImageEnhance, ImageFilter
+from raw_faces import make_photos, photo, run_killed, script, summary, tree
+
+import clean  # isort: skip
+from parts import clean_list  # isort: skip
+from parts import near_duplicates  # isort: skip
+from parts import wrong_faces  # isort: skip
+
+from labkit.errors import UserError
+from labkit.files import only_writer
+
+HANGUL = unicodedata.normalize("NFD", "김하늘")
+EVIL = "</script><img src=x onerror=alert(1)>'&\".jpg".replace("/", "\N{FRACTION SLASH}")
+
+
+def read(path) -> dict[str, dict]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Eight people with six photos each, and faults; `faces.planted` has the reason of each."""
+    root = make_photos(tmp_path_factory.mktemp("mess") / "faces", 8, 6)
+    (root / "person007").rename(root / HANGUL)
+    photo(0, 0).resize((70, 70)).save(root / "person000" / "smaller.jpg", quality=60)
+    photo(1, 0).convert("L").save(root / "person001" / "grey.png")
+    ImageEnhance.Contrast(photo(7, 2)).enhance(0.7).save(root / HANGUL / "flat.jpg")
+    photo(2, 1).save(root / "person002" / EVIL)
+    photo(3, 3).save(root / "person004" / "stolen.jpg", quality=70)
+    blurred = photo(5, 4).filter(ImageFilter.GaussianBlur(5))
+    blurred.save(root / "person005" / "004.jpg", quality=95)
+    photo(5, 5).resize((40, 40)).save(root / "person005" / "005.jpg")
+    Image.new("RGB", (96, 96), (20, 20, 20)).save(root / "person006" / "black.jpg")
+    whole = (root / "person006" / "000.jpg").read_bytes()
+    (root / "person006" / "cut short.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "person006" / "text.png").write_text("no picture")
+    (root / "person006" / "nothing.jpg").write_bytes(b"")
+    (root / "person006" / "notes.txt").write_text("not an image by its name either")
+    return root
+
+
+PLANTED = {
+    "person000/smaller.jpg": "near-duplicate",
+    "person001/grey.png": "near-duplicate",
+    f"{HANGUL}/flat.jpg": "near-duplicate",
+    f"person002/{EVIL}": "near-duplicate",
+    "person003/003.jpg": "in two identities",
+    "person004/stolen.jpg": "in two identities",
+    "person005/004.jpg": "blurred",
+    "person005/005.jpg": "too small",
+    "person006/black.jpg": "flat",
+    "person006/cut short.jpg": "unreadable",
+    "person006/text.png": "unreadable",
+    "person006/nothing.jpg": "unreadable",
+}
+
+
+def test_every_planted_fault_is_found_and_nothing_else(faces, tmp_path, capsys):
+    before = tree(faces)
+    told = summary(clean, capsys, faces, "--out", tmp_path / "out")
+    found = read(tmp_path / "out" / "clean.csv")
+    left_out = {name: row["reason"] for name, row in found.items() if row["keep"] == "N"}
+    kept = {name for name, row in found.items() if row["keep"] == "Y"}
+    # Of a group of copies one stays: the original, or a copy that is no worse.
+    assert len(left_out) == len(PLANTED) and len(kept) == 4
+    for name, reason in PLANTED.items():
+        assert found[name]["reason"] == reason
+    originals = {"person000/000.jpg", "person001/000.jpg", f"{HANGUL}/002.jpg", "person002/001.jpg"}
+    assert set(left_out) | kept == set(PLANTED) | originals
+    assert found["person000/000.jpg"]["keep"] == "Y"
+    assert told["left_out"]["in two identities"] == 2
+    assert told["counts"] == {"images": 57, "identities": 8, "kept": 45}
+    assert tree(faces) == before
+    log = read(tmp_path / "out" / "clean.log.csv")
+    assert set(log) == set(left_out)
+
+
+def test_a_list_names_files_that_are_no_utf8_and_none_runs_in_a_spreadsheet(tmp_path):
+    names = ["=1+1/a.jpg", "id/\udcff.jpg", "한/글,\n.jpg"]
+    clean_list.write_list(
+        tmp_path / "l.csv", [clean_list.Finding(name, False, "blurred") for name in names]
+    )
+    assert "\n'=1+1/a.jpg,N" in (tmp_path / "l.csv").read_text(encoding="utf-8")
+    found = clean_list.read_list(tmp_path / "l.csv")
+    assert set(found) == {clean_list.listed(name) for name in names}
+
+
+def test_a_list_saved_by_a_spreadsheet_is_read(tmp_path):
+    path = tmp_path / "l.csv"
+    path.write_bytes("\ufefffile;keep;reason\r\na/1.jpg; y ;x\r\na/2.jpg;No;x\r\n".encode())
+    assert {f.file: f.keep for f in clean_list.read_list(path).values()} == {
+        "a/1.jpg": True,
+        "a/2.jpg": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name,keep\na,Y\n", "the first line must name the columns file,keep"),
+        ("file,keep\na/1.jpg,perhaps\n", "line 2: keep must be Y or N, found 'perhaps'"),
+        ("file,keep\na/1.jpg,Y\na/1.jpg,N\n", "line 3: a/1.jpg came before with the other answer"),
+        ("file,keep\n,Y\n", "line 2: no file is named"),
+    ],
+)
+def test_a_broken_list_is_told_by_its_line(text, complaint, tmp_path):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(UserError, match="l.csv") as caught:
+        clean_list.read_list(tmp_path / "l.csv")
+    assert complaint in str(caught.value)
+
+
+def test_corrections_survive_a_run_with_other_thresholds(faces, tmp_path, capsys):
+    out = tmp_path / "out"
+    summary(clean, capsys, faces, "--out", out)
+    text = (out / "clean.csv").read_text(encoding="utf-8")
+    assert "person005/004.jpg,N,blurred" in text
+    (out / "clean.csv").write_text(
+        text.replace("person005/004.jpg,N,", "person005/004.jpg,Y,"), encoding="utf-8"
+    )
+    for _ in range(2):
+        told = summary(clean, capsys, faces, "--out", out, "--min-size", 30)
+        found = read(out / "clean.csv")
+        assert found["person005/004.jpg"]["keep"] == "Y" and told["corrections_kept"] == 1
+        assert (
+            "person005/005.jpg" not in found or found["person005/005.jpg"]["reason"] != "too small"
+        )
+    told = summary(clean, capsys, faces, "--out", out, "--min-size", 30)
+    assert read(out / "clean.csv")["person005/004.jpg"]["keep"] == "Y"
+
+
+def test_the_page_holds_names_as_data_only(faces, tmp_path, capsys):
+    summary(clean, capsys, faces, "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "review.html").read_text(encoding="utf-8")
+    assert "onerror=alert" not in re.sub(r"(?s)<script.*?</script>", "", page)
+    (data,) = re.findall(r'(?s)<script type="application/json" id="data">(.*?)</script>', page)
+    assert not set("<>&") & set(data)
+    cards = [card for section in json.loads(data)["sections"] for card in section["cards"]]
+    assert {card["file"] for card in cards} == set(read(tmp_path / "out" / "clean.csv"))
+    assert sum(card.get("picture", "").startswith("data:image/jpeg") for card in cards) == 13
+    assert "http://" not in page and "https://" not in page
+
+
+@pytest.mark.skipif(chromium_path() is None, reason="needs Chromium")
+def test_a_person_ticks_and_saves_the_list(faces, tmp_path, capsys):
+    out = tmp_path / "out"
+    summary(clean, capsys, faces, "--out", out)
+    before = read(out / "clean.csv")
+    with browser() as started:
+        page = started.new_page()
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append("a name has run as a script"))
+        page.goto((out / "review.html").as_uri())
+        page.locator(".card", has_text="stolen.jpg").locator("img").click()
+        page.locator("section#blurred").get_by_role("checkbox").check()
+        page.reload()  # the ticks are remembered
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save the list").click()
+        download.value.save_as(out / "clean.csv")
+    after = read(out / "clean.csv")
+    changed = {name for name in after if after[name]["keep"] != before[name]["keep"]}
+    assert changed == {"person004/stolen.jpg", "person005/004.jpg"}
+    assert set(after) == set(before) and not errors
+    told = summary(clean, capsys, faces, "--out", out)
+    assert told["corrections_kept"] == 2 and read(out / "clean.csv") == after
+
+
+def test_killed_in_the_middle_and_run_again_it_comes_to_the_same(
+    faces, tmp_path, capsys, monkeypatch
+):
+    from parts import measure
+
+    monkeypatch.setattr(measure, "PIECE", 10)
+    summary(clean, capsys, faces, "--out", tmp_path / "whole")
+    run_killed(
+        "clean", "parts.measure.place", 3, faces, "--out", tmp_path / "killed",
+        setup="from parts import measure; measure.PIECE = 10",
+    )  # fmt: skip
+    assert not (tmp_path / "killed" / "clean.csv").exists()
+    pieces = list((tmp_path / "killed" / ".clean" / "pieces").iterdir())
+    assert len(pieces) == 3
+    looked = []
+    real = measure._look
+    monkeypatch.setattr(measure, "_look", lambda path: looked.append(path) or real(path))
+    summary(clean, capsys, faces, "--out", tmp_path / "killed")
+    assert len(looked) == 57 - 30  # what was read before the kill was not read again
+    names = ("clean.csv", "review.html", "clean.log.csv", "same_people.csv")
+    for name in names:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_changed_image_is_looked_at_again(tmp_path, capsys):
+    faces = make_photos(tmp_path / "faces", 3, 3)
+    summary(clean, capsys, faces, "--out", tmp_path / "out")
+    shutil.copy(faces / "person000" / "000.jpg", faces / "person000" / "001.jpg")
+    told = summary(clean, capsys, faces, "--out", tmp_path / "out")
+    assert told["left_out"] == {"near-duplicate": 1}
+
+
+def test_a_copy_is_kept_although_the_larger_one_is_blurred(tmp_path, capsys):
+    faces = make_photos(tmp_path / "faces", 2, 2)
+    blurred = photo(0, 0).resize((200, 200)).filter(ImageFilter.GaussianBlur(6))
+    blurred.save(faces / "person000" / "larger.jpg", quality=95)
+    summary(clean, capsys, faces, "--out", tmp_path / "out", "--min-sharpness", 0.02)
+    found = read(tmp_path / "out" / "clean.csv")
+    assert found["person000/larger.jpg"]["reason"] == "blurred"
+    assert found.get("person000/000.jpg", {}).get("keep", "Y") == "Y"
+    summary(clean, capsys, faces, "--out", tmp_path / "sharp", "--min-sharpness", 0)
+    found = read(tmp_path / "sharp" / "clean.csv")  # they are copies; the larger one would stay
+    assert found["person000/larger.jpg"]["keep"] == "Y"
+    assert found["person000/000.jpg"]["reason"] == "near-duplicate"
+
+
+def test_mistakes_are_one_line_each(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    one = make_photos(tmp_path / "one", 1, 2)
+    for arguments, complaint in [
+        ((tmp_path / "empty", "--out", tmp_path / "o"), "holds no images"),
+        ((tmp_path / "none", "--out", tmp_path / "o"), "does not exist"),
+        ((one, "--out", one / "o"), "lie in each other"),
+        ((one, "--out", tmp_path / "o", "--weights", tmp_path / "w.safetensors"), "w.safetensors"),
+        ((one, "--out", tmp_path / "o", "--radius", 40), "--radius"),
+    ]:
+        code, out, err = script(clean, capsys, *arguments)
+        assert code == 2 and complaint in err and err.count("\n") == 1 and out == ""
+    with only_writer(tmp_path / "busy"):
+        code, _, err = script(clean, capsys, one, "--out", tmp_path / "busy")
+    assert code == 2 and "another run" in err
+
+
+def test_one_identity_is_cleaned_too_and_a_dry_run_writes_nothing(tmp_path, capsys):
+    one = make_photos(tmp_path / "one", 1, 3)
+    shutil.copy(one / "person000" / "000.jpg", one / "person000" / "again.jpg")
+    told = summary(clean, capsys, one, "--out", tmp_path / "out", "--dry-run")
+    assert told["left_out"] == {"near-duplicate": 1} and not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def hashes():
+    """Random hashes with near ones beside some of them: 0 to 10 flipped bits."""
+    rng = np.random.default_rng(3)
+    hashes = rng.integers(0, 2**64, 300, dtype=np.uint64)
+    near = hashes[:150].copy()
+    for k in range(len(near)):
+        for bit in rng.choice(64, k % 11, replace=False):
+            near[k] ^= np.uint64(1) << np.uint64(bit)
+    crowd = hashes[200] ^ rng.integers(0, 2**9, 60, dtype=np.uint64)
+    return np.unique(np.concatenate([hashes, near, crowd]))
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 5, 6, 8, 12])
+def test_the_search_finds_what_comparing_every_two_finds(hashes, radius):
+    bits = np.unpackbits(hashes[:, None].view(np.uint8), axis=1).astype(np.int16)
+    every = (bits[:, None] != bits[None]).sum(axis=2)
+    expected = np.argwhere(np.triu((every <= radius), 1))
+    found = np.stack(near_duplicates.pairs_within(hashes, radius), axis=1)
+    assert np.array_equal(found, expected)
+    assert radius == 0 or len(expected) > 20
+
+
+def test_bits_are_counted_alike_with_and_without_numpy_2(hashes, monkeypatch):
+    a, b = hashes[:-1], hashes[1:]
+    expected = [bin(int(x) ^ int(y)).count("1") for x, y in zip(a, b)]
+    assert near_duplicates.distance(a, b).tolist() == expected
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert near_duplicates.distance(a, b).tolist() == expected
+
+
+def test_images_of_one_hash_stay_in_one_group_however_many(hashes):
+    many = np.concatenate([np.full(500, hashes[7]), hashes])
+    i, j = near_duplicates.candidates(many, 0)
+    group = near_duplicates.groups(len(many), i, j)
+    assert len(np.unique(group[:500])) == 1 and np.bincount(group).max() == 501
+    assert len(i) <= 501 * near_duplicates.MOST_OF_ONE_HASH
+
+
+def test_copies_are_alike_in_their_details_and_different_photos_are_not():
+    def thumb(image):
+        return np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX))
+
+    photos = [photo(i, j, 128) for i in range(10) for j in range(4)]
+    cut = [p.crop((2, 1, 127, 126)) for p in photos]
+    plain, tight = np.stack([thumb(p) for p in photos]), np.stack([thumb(p) for p in cut])
+    assert near_duplicates.likeness(plain, tight).min() >= near_duplicates.ALIKE
+    assert near_duplicates.likeness(plain, 255 - tight).max() < 0.6
+    i, j = np.triu_indices(len(photos), 1)
+    assert near_duplicates.likeness(plain[i], plain[j]).max() < near_duplicates.ALIKE
+
+
+def people(spread: float, misfiled: int, seed: int = 0):
+    """Embeddings of 40 people with 20 images each, some of them filed under another."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(40, 64))
+    labels = np.repeat(np.arange(40), 20)
+    of = labels.copy()
+    bad = rng.choice(800, misfiled, replace=False)
+    of[bad] = (labels[bad] + rng.integers(1, 40, misfiled)) % 40
+    rows = centres[of] / 8 + spread * rng.normal(size=(800, 64))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32), labels, np.arange(41) * 20, set(bad.tolist()), of
+
+
+def test_misfiled_faces_are_found_and_their_person_is_named():
+    rows, labels, starts, bad, of = people(0.1, 30)
+    verdicts = wrong_faces.judge(rows, labels, starts, np.ones(800, bool))
+    found = set(np.flatnonzero(verdicts.wrong).tolist())
+    assert len(found & bad) >= 29 and not found - bad
+    assert all(verdicts.nearest[i] == of[i] for i in found)
+    assert verdicts.nearest_own > 0.95
+
+
+def test_centres_hold_against_many_wrong_faces_and_leave_each_image_out_of_its_own():
+    rows, labels, starts, _, _ = people(0.05, 0)
+    rows[:8] = rows[20:28]  # 40 % of the first person's images show the second
+    centres, own = wrong_faces.centres(rows, starts, np.ones(800, bool))
+    assert centres[0] @ centres[1] < 0.5 and own[:8].max() < 0.5 < own[8:20].min()
+    three = rows[40:43]
+    core = three[np.argmax(np.median(three @ three.T, axis=1))]
+    near = np.argsort(-(three @ core))[:2]
+    _, own = wrong_faces.centres(three, np.array([0, 3]), np.ones(3, bool))
+    assert own[near[0]] == pytest.approx(float(three[near[0]] @ three[near[1]]), abs=1e-5)
+
+
+def test_two_names_for_one_person_are_told():
+    rows, labels, starts, _, _ = people(0.05, 0)
+    rows[:20] = rows[20:40][::-1] + 0.02
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    verdicts = wrong_faces.judge(rows, labels, starts, np.ones(800, bool))
+    assert [pair[:2] for pair in verdicts.same] == [(0, 1)]
+
+
+@pytest.mark.parametrize("readable", [0, 1, 20])
+def test_one_identity_or_one_image_has_nothing_to_compare_with(readable):
+    rows = people(0.1, 0)[0][:20]
+    seen = np.arange(20) < readable
+    verdicts = wrong_faces.judge(rows, np.zeros(20, int), np.array([0, 20]), seen)
+    assert not verdicts.wrong.any() and not verdicts.odd.any() and verdicts.nearest_own == 1.0
+
+
+def test_with_weights_the_page_compares_and_the_pieces_are_used_again(
+    tmp_path, capsys, monkeypatch
+):
+    import torch
+
+    from labkit.checkpoint import save_weights
+    from labkit.embed import Embedder
+    from labkit.models import InputSpec, build_model
+
+    torch.manual_seed(0)
+    weights = tmp_path / "net.safetensors"
+    about = dict(model_name="ResNet18", embedding_size=16, input_spec=InputSpec(32))
+    save_weights(weights, build_model("ResNet18", 16), **about)
+    faces = make_photos(tmp_path / "faces", 4, 5)
+    (faces / "person000" / "bad.jpg").write_text("unreadable")
+    embedded = []
+    real = Embedder.files
+    monkeypatch.setattr(
+        Embedder, "files", lambda self, paths, **more: embedded.extend(paths) or real(self, paths)
+    )
+    for _ in range(2):
+        told = summary(clean, capsys, faces, "--out", tmp_path / "out", "--weights", weights,
+                       "--device", "cpu")  # fmt: skip
+        assert "by these weights" in told["nearest_to_their_own_identity"]
+    assert len(embedded) == 20
+    page = (tmp_path / "out" / "review.html").read_text(encoding="utf-8")
+    assert '"judged":' in page and '"judged":null' not in page

@@ -1,0 +1,186 @@
+"""Public sets, from what scikit-learn keeps of them; no test needs a network."""
+
+import subprocess
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from PIL import Image
+from script_runs import (
+    ENVIRONMENT,
+    command,
+    contents,
+    kill_when,
+    make_larger,
+    run_script,
+    tiny_disk,
+)
+
+from labkit.data import FaceFolder, PairList
+from labkit.errors import UserError
+
+import fetch_public  # isort: skip
+
+PEOPLE = {"Ann_Lee": 3, "Bo_Kim": 2, "Cy": 1}
+
+
+def fetch(*flags: str | Path) -> dict:
+    return fetch_public.run(fetch_public.arguments().parse_args([str(flag) for flag in flags]))
+
+
+@pytest.fixture
+def data_home(tmp_path) -> Path:
+    """scikit-learn's folder as it is after LFW was fetched, with six photos."""
+    home = tmp_path / "scikit_learn_data"
+    for person, (name, photos) in enumerate(PEOPLE.items()):
+        folder = home / "lfw_home" / "lfw_funneled" / name
+        folder.mkdir(parents=True)
+        for number in range(1, photos + 1):
+            pixels = np.full((250, 250, 3), 60, np.uint8)
+            pixels[68:182, 68:182] = 100 + 40 * person  # the middle 250 / 2.2 = 114 pixels
+            Image.fromarray(pixels).save(folder / f"{name}_{number:04d}.jpg", quality=95)
+    lists = {
+        "pairs.txt": "1\t2\nAnn_Lee\t1\t2\nBo_Kim\t2\t1\nAnn_Lee\t3\tBo_Kim\t1\nBo_Kim\t2\tCy\t1\n",
+        "pairsDevTrain.txt": "1\nAnn_Lee\t1\t3\nAnn_Lee\t1\tCy\t1\nCy\t1\tAnn_Lee\t1\n",
+        "pairsDevTest.txt": "1\nAnn_Lee\t2\t3\nAnn_Lee\t2\tCy\t1\n",
+    }
+    for name, text in lists.items():
+        (home / "lfw_home" / name).write_text(text)
+    return home
+
+
+def test_lfw_becomes_a_face_folder_with_its_own_pair_list(data_home, tmp_path):
+    """With scikit-learn's real fetcher, which finds its files and needs no network."""
+    summary = fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home)
+    folder = FaceFolder.scan(tmp_path / "out" / "test")
+    assert dict(zip(folder.identities, folder.counts())) == PEOPLE
+    pairs = PairList.read(tmp_path / "out" / "test_pairs.csv", folder.root)
+    assert (tmp_path / "out" / "test_pairs.csv").read_text().splitlines() == [
+        "1,Ann_Lee/Ann_Lee_0001.jpg,Ann_Lee/Ann_Lee_0002.jpg",
+        "1,Bo_Kim/Bo_Kim_0002.jpg,Bo_Kim/Bo_Kim_0001.jpg",
+        "0,Ann_Lee/Ann_Lee_0003.jpg,Bo_Kim/Bo_Kim_0001.jpg",
+        "0,Bo_Kim/Bo_Kim_0002.jpg,Cy/Cy_0001.jpg",
+    ]
+    pairs.check_labels(tmp_path)
+    assert summary["pairs"] == {
+        "test_pairs.csv": 4,
+        "dev_train_pairs.csv": 2,
+        "dev_test_pairs.csv": 2,
+    }
+    assert summary["left_out"] == {"a pair that its list has already": 1}
+
+
+def test_lfw_is_cut_so_that_the_face_fills_three_quarters(data_home, tmp_path):
+    fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home)
+    row = np.asarray(Image.open(tmp_path / "out/test/Bo_Kim/Bo_Kim_0001.jpg"))[128, :, 0]
+    assert row.shape == (256,)
+    assert abs((row > 100).mean() - 0.75) < 0.01
+    fetch("lfw", "--out", tmp_path / "whole", "--data-home", data_home, "--whole")
+    whole, original = (
+        folder / "Bo_Kim/Bo_Kim_0001.jpg"
+        for folder in (tmp_path / "whole/test", data_home / "lfw_home/lfw_funneled")
+    )
+    assert whole.read_bytes() == original.read_bytes()
+
+
+def test_lfw_goes_on_where_it_was_stopped_and_names_a_broken_photo(data_home, tmp_path):
+    broken = data_home / "lfw_home/lfw_funneled/Ann_Lee/Ann_Lee_0004.jpg"
+    broken.write_bytes(b"\xff\xd8 broken")
+    first = fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home)
+    again = fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home)
+    assert again["finished_earlier"] == 7
+    for summary in (first, again):
+        assert summary["counts"] == {"images written": 6}
+        assert summary["left_out"]["not a readable image"] == 1
+
+
+def test_a_download_that_was_cut_short_is_told(data_home, tmp_path):
+    (data_home / "lfw_home/lfw_funneled/Cy/Cy_0001.jpg").rename(tmp_path / "elsewhere.jpg")
+    (data_home / "lfw_home/pairsDevTrain.txt").write_text(
+        "1\nAnn_Lee\t1\t3\nAnn_Lee\t1\tBo_Kim\t1\n"
+    )
+    with pytest.raises(UserError, match="pairs.txt names 1 photos that are not there, such as Cy/"):
+        fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home)
+
+
+def test_a_damaged_list_names_file_and_line(tmp_path):
+    (tmp_path / "pairs.txt").write_text("1\t1\nAnn\t1\t2\nAnn\tx\t2\n")
+    with pytest.raises(UserError, match="pairs.txt, line 3: expected a pair"):
+        list(fetch_public.lfw_pairs(tmp_path / "pairs.txt"))
+
+
+def keep_olivetti(home: Path) -> np.ndarray:
+    """scikit-learn's folder as it is after the Olivetti faces were fetched."""
+    faces = np.random.default_rng(0).random((400, 64 * 64), dtype=np.float32)
+    home.mkdir()
+    joblib.dump(faces, home / "olivetti_py3.pkz", compress=6)
+    return faces
+
+
+def test_killed_and_then_out_of_space_it_still_ends_with_what_one_run_gives(tmp_path):
+    keep_olivetti(tmp_path / "home")
+    flags = ("olivetti", "--data-home", tmp_path / "home", "--out")
+    fetch(*flags, tmp_path / "whole")
+    with tiny_disk(tmp_path / "disk", "900k") as disk:
+        written = (disk / "out" / "test").glob
+        kill_when(lambda: len(list(written("*/*"))) > 50, "fetch_public", *flags, disk / "out")
+        assert 50 < len(list(written("*/*"))) < 200
+        full = run_script("fetch_public", *flags, disk / "out")
+        assert full.returncode == 2 and full.stderr.count("\n") == 1
+        assert "no space left on device; free some space" in full.stderr
+        make_larger(disk, "20m")
+        assert fetch(*flags, disk / "out")["finished_earlier"] >= 50
+        ours, whole = (contents(d, but=".fetch") for d in (disk / "out", tmp_path / "whole"))
+        assert ours == whole
+
+
+def test_olivetti_becomes_a_face_folder(tmp_path):
+    """With scikit-learn's real fetcher on a file of the documented shape."""
+    faces = keep_olivetti(tmp_path / "home")
+    flags = ["olivetti", "--out", tmp_path / "out", "--data-home", tmp_path / "home"]
+    summary = fetch(*flags)
+    folder = FaceFolder.scan(tmp_path / "out" / "test")
+    assert len(folder.identities) == 40 and set(folder.counts()) == {10}
+    pixels = np.asarray(Image.open(folder.path(0)).convert("L")).astype(float) / 255
+    wanted = faces[0].reshape(64, 64).T  # they are kept turned over
+    assert np.corrcoef(pixels.ravel(), wanted.ravel())[0, 1] > 0.99
+    pairs = PairList.read(tmp_path / "out" / "test_pairs.csv", folder.root)
+    assert len(pairs) == summary["pairs"]["test_pairs.csv"] > 400
+    before = (tmp_path / "out" / "test_pairs.csv").read_bytes()
+    assert fetch(*flags)["finished_earlier"] == 400
+    assert (tmp_path / "out" / "test_pairs.csv").read_bytes() == before
+
+
+def test_without_a_network_one_line_says_what_to_do(tmp_path):
+    """Both sets are asked for through a proxy at a port where nothing listens."""
+    nowhere = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    home = ("--data-home", tmp_path / "home")
+    runs = {
+        name: subprocess.Popen(
+            command("fetch_public", which, "--out", tmp_path / which, *home),
+            env=ENVIRONMENT | nowhere,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for which, name in (("lfw", "LFW"), ("olivetti", "Olivetti"))
+    }
+    for name, run in runs.items():
+        _, error = run.communicate()
+        assert run.returncode == 2
+        assert error.startswith(f"fetch_public.py: cannot download {name}: connection refused")
+        assert "--data-home" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("which", ["lfw", "olivetti"])
+def test_a_dry_run_fetches_and_writes_nothing(which, tmp_path):
+    flags = [which, "--out", tmp_path / "out", "--data-home", tmp_path / "home", "--dry-run"]
+    assert "download" in fetch(*flags)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "home" / "lfw_home").exists()
+
+
+def test_a_dry_run_with_the_set_at_hand_counts(data_home, tmp_path):
+    summary = fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home, "--dry-run")
+    assert summary["counts"] == {"images to write": 6} and not (tmp_path / "out").exists()

@@ -1,0 +1,143 @@
+"""What hand-ins are read with: names, zip files within bounds, spreadsheets."""
+
+import io
+import random
+import struct
+import unicodedata
+import zipfile
+
+import numpy as np
+import pytest
+from script_runs import accepted, zipped
+
+from parts import accept_list  # isort: skip
+from parts import names  # isort: skip
+from parts import zips  # isort: skip
+from parts.zips import Limits, Refused, Zips  # isort: skip
+
+
+def nfd(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize(
+    "name, decoded",
+    [("한글".encode(), "한글"), ("한글".encode("cp949"), "한글"), (b"caf\x82\xff", None)],
+)
+def test_bytes_of_a_name_are_read_as_the_first_encoding_that_fits(name, decoded):
+    assert names.decode(name) == (decoded or name.decode("cp437"))
+
+
+@pytest.mark.parametrize("bad", ["/etc/x.jpg", "../x/1.jpg", "a/../../x.jpg", "C:\\x\\1.jpg", ""])
+def test_paths_to_elsewhere_are_refused(bad):
+    with pytest.raises(ValueError):
+        names.safe_parts(bad)
+
+
+@pytest.mark.parametrize(
+    "part, safe",
+    [
+        (nfd("가"), "가"),
+        ("a\u202egpj.exe", "a_gpj.exe"),
+        ("con", "_con"),
+        ("...", None),
+        ("=cmd", "_cmd"),
+        ("가" * 200, "가" * 40),
+        (".hidden", "hidden"),
+        ("x ", "x"),
+    ],
+)
+def test_a_part_of_a_path_becomes_a_harmless_file_name(part, safe):
+    if safe is None:
+        with pytest.raises(ValueError):
+            names.plain(part)
+    else:
+        assert names.plain(part) == safe
+
+
+def test_overlapping_members_are_bounded_by_the_hand_ins_share(tmp_path):
+    """Fifty names for the same ten megabytes: what comes out is counted, not what lies there."""
+    kernel = np.random.default_rng(0).bytes(10_000)
+    body = zipped({"a/00.jpg": kernel * 10})
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        listing, start = body[archive.start_dir : body.index(b"PK\x05\x06")], archive.start_dir
+    many = b"".join(listing.replace(b"a/00", b"a/%02d" % n) for n in range(50))
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 50, 50, len(many), start, 0)
+    (tmp_path / "x.zip").write_bytes(body[:start] + many + end)
+    read = 0
+    with Zips(tmp_path / "x.zip", Limits(total_bytes=250_000)) as archive:
+        assert len(archive.entries) == 50
+        for entry in archive.entries:
+            try:
+                read += len(archive.read(entry))
+            except Refused:
+                pass
+    assert read <= 250_000
+
+
+def test_whatever_bytes_change_an_archive_is_read_or_refused(tmp_path):
+    """A hundred and fifty archives with random damage: nothing but `Refused` comes out."""
+    inner = zipped({f"가/{n}.jpg": bytes([n]) * 300 for n in range(5)})
+    sound = zipped({"face_dataset/c.zip": inner, "l.csv": accepted("가/1.jpg")})
+    rng, whole, damaged = random.Random(0), 0, 0
+    for _ in range(150):
+        data = bytearray(sound)
+        for _ in range(rng.choice([1, 2, 5, 20])):
+            data[rng.randrange(len(data))] = rng.choice([0, 255, rng.randrange(256)])
+        (tmp_path / "x.zip").write_bytes(data)
+        try:
+            with Zips(tmp_path / "x.zip", Limits()) as archive:
+                for entry in archive.entries:
+                    archive.read(entry)
+            whole += not archive.refused
+            damaged += bool(archive.refused)
+        except Refused:
+            damaged += 1
+    assert damaged > 100 and whole + damaged == 150
+
+
+def test_bounds_on_members_and_on_the_list_of_members(tmp_path, monkeypatch):
+    (tmp_path / "x.zip").write_bytes(zipped({f"a/{n}.jpg": b"" for n in range(20)}))
+    with Zips(tmp_path / "x.zip", Limits(members=5)) as archive:
+        assert len(archive.entries) == 5
+        assert archive.refused == [("x.zip", "too many members: above 5")]
+    nested = zipped({f"{n}.zip": zipped({"a/1.jpg": b""}) for n in range(5)})
+    (tmp_path / "y.zip").write_bytes(nested)
+    with Zips(tmp_path / "y.zip", Limits(archives=3)) as archive:
+        assert len(archive.entries) == 3
+        assert archive.refused[0] == ("y.zip/3.zip", "too many archives in one: above 3")
+
+    monkeypatch.setattr(zips._Guarded, "LARGEST", 500)
+    with pytest.raises(Refused, match="list of members is too long"):
+        Zips(tmp_path / "x.zip", Limits()).__enter__()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp949", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_lists_as_korean_spreadsheet_programs_save_them(encoding, delimiter):
+    rows = [("Accept", "x", "FILE"), ("Y", "", "가/1.jpg"), ("", "", ""), ("N", "", "가/2.jpg")]
+    text = "\r\n".join(delimiter.join(row) for row in rows)
+    listed = accept_list.AcceptList()
+    listed.add(text.encode(encoding), "l.csv")
+    assert listed.rows == {"가/1.jpg": True, "가/2.jpg": False} and not listed.problems
+
+
+def test_a_list_made_to_take_for_ever_does_not():
+    matcher = accept_list.Matcher((f"{n}", "a", "1.jpg") for n in range(20_000))
+    for n in range(2_000):
+        with pytest.raises(ValueError, match="20,000 images fit"):
+            matcher.find(f"x{n}/a/1.jpg")
+
+
+def test_a_row_finds_its_image_by_the_end_of_the_path():
+    paths = ["all/IU/1.jpg", "cropped/IU/1.jpg", "cropped/가/1.jpg", "cropped/가/only.jpg"]
+    matcher = accept_list.Matcher(path.split("/") for path in paths)
+    assert matcher.find(r"C:\Users\me\cropped\iu\1.JPG") == 1
+    assert matcher.find(f"../x/{nfd('가')}/1.jpg") == 2
+    assert matcher.find("only.jpg") == 3
+    assert matcher.find("other/9.jpg") is None and matcher.find("") is None
+    cased = accept_list.Matcher([("IU", "1.jpg"), ("iu", "1.jpg")])
+    assert cased.find("x/IU/1.jpg") == 0 and cased.find("iu/1.jpg") == 1
+    for unclear in ("1.jpg", "IU/1.jpg"):
+        with pytest.raises(ValueError, match="images fit"):
+            matcher.find(unclear)
