@@ -170,7 +170,9 @@ def _detector():
     return dlib.get_frontal_face_detector()
 
 
-def find_faces(photo: Image.Image, *, min_confidence: float = 0.0) -> list[Face]:
+def find_faces(
+    photo: Image.Image, *, min_confidence: float = 0.0, second_look: bool = True
+) -> list[Face]:
     """The faces that look roughly at the camera, largest and surest first; empty when none.
 
     Histograms of oriented gradients with a linear classifier (Dalal and Triggs 2005, as trained
@@ -181,6 +183,7 @@ def find_faces(photo: Image.Image, *, min_confidence: float = 0.0) -> list[Face]
     Args:
         photo: an RGB picture of any size.
         min_confidence: detections of a lower score are left out.
+        second_look: search once more where nothing is found; takes six times as long there.
 
     Raises:
         UserError: the detector (package dlib-bin) is not installed.
@@ -188,7 +191,7 @@ def find_faces(photo: Image.Image, *, min_confidence: float = 0.0) -> list[Face]
     longest = max(photo.size)
     side = min(max(longest, DETECTION_SIDES[0]), DETECTION_SIDES[1])
     faces = _detect(photo, side / longest, min_confidence)
-    if not faces and min(photo.size) >= 16:
+    if second_look and not faces and min(photo.size) >= 16:
         faces = _detect(photo, min(4 * longest, SECOND_LOOK_SIDE) / longest, min_confidence)
     if any(face.confidence >= SURE for face in faces):
         faces = [face for face in faces if face.confidence >= WEAK]

@@ -373,3 +373,15 @@ def test_help_and_json(face, tmp_path):
     raw = make_raw(tmp_path / "raw", face, identities=1, images=1)
     done = run_script("crop_raw", raw, "--out", tmp_path / "out", "--json", "--detector", "none")
     assert json.loads(done.stdout)["counts"]["faces cut"] == 3
+
+
+def test_the_quick_detector_looks_once_where_there_is_no_face(face, monkeypatch):
+    looks = []
+    look = labkit.crop._detect
+    monkeypatch.setattr(labkit.crop, "_detect", lambda *args: looks.append(args) or look(*args))
+    detectors.detector.cache_clear()
+    quick = detectors.detector("dlib-quick")
+    looks.clear()
+    assert quick(Image.new("RGB", (300, 200))) == [] and len(looks) == 1
+    assert quick(face) == labkit.crop.find_faces(face)
+    assert labkit.crop.find_faces(Image.new("RGB", (300, 200))) == [] and len(looks) == 5

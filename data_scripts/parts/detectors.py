@@ -6,7 +6,7 @@ and the built-in one where photos will come through the look-alike widget.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,13 @@ def _dlib() -> Detector:
     """What `labkit.crop` and the widget use."""
     find_faces(Image.new("RGB", (32, 32)))  # its model takes a second to load; UserError if missing
     return find_faces
+
+
+def _dlib_quick() -> Detector:
+    """The same without the second look at pictures in which nothing is found: for large raw sets
+    of which many pictures show no face."""
+    _dlib()
+    return partial(find_faces, second_look=False)
 
 
 def _opencv() -> Detector:
@@ -97,6 +104,7 @@ def _missing(name: str, package: str) -> UserError:
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "dlib": _dlib,
+    "dlib-quick": _dlib_quick,
     "opencv": _opencv,
     "mtcnn": _mtcnn,
     "none": _none,
