@@ -202,7 +202,7 @@ def test_every_kind_of_jpeg_becomes_rgb(tmp_path, mode):
 
 def test_a_random_crop_has_the_pixels_of_pillows_resize():
     noise = np.random.default_rng(1).integers(0, 256, (120, 100, 3), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(noise).resize((200, 240), Image.Resampling.BICUBIC))
+    smooth = np.array(Image.fromarray(noise).resize((200, 240), Image.Resampling.BICUBIC))
     ours = random_resized_crop(
         smooth, 64, np.random.default_rng(0), scale=(1, 1), ratio=(200 / 240, 200 / 240)
     )
