@@ -1,5 +1,6 @@
 """Images to embeddings, in batches, on any device."""
 
+import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from labkit.errors import UserError
 from labkit.models import InputSpec
 from labkit.progress import progress
 
+USUAL_BATCH = 64
+CACHED_PIXELS = 8 * 224 * 224  # of a batch, which a processor's caches hold between layers
 PRECISIONS = {"fp32": None, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,7 +32,7 @@ def normalize(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     shape = (1, 3, 1, 1)
     mean = torch.tensor(spec.mean, device=pixels.device).view(shape) * 255
     std = torch.tensor(spec.std, device=pixels.device).view(shape) * 255
-    return (pixels.float() - mean) / std
+    return pixels.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 class Embedder:
@@ -41,7 +44,8 @@ class Embedder:
 
     Faces are cropped images; a photo with room around the face goes through `labkit.crop` first.
     The network computes in `precision`: fp32, bf16, fp16, or auto, the 16-bit type that the device
-    is fast in, if any. Embeddings are float32 in any case.
+    is fast in, if any. Embeddings are float32 in any case. Images go through it `batch_size` at a
+    time, by default 64, on a processor as many as its caches hold.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class Embedder:
         weights: str | Path,
         *,
         device: str | torch.device | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         precision: str = "fp32",
     ):
         device = best_device(str(device)) if device is not None else best_device()
@@ -65,7 +69,7 @@ class Embedder:
         input_spec: InputSpec,
         embedding_size: int,
         *,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         quiet: bool = False,
         precision: str = "fp32",
     ) -> "Embedder":
@@ -81,20 +85,21 @@ class Embedder:
         model: nn.Module,
         spec: InputSpec,
         embedding_size: int,
-        batch_size: int,
+        batch_size: int | None,
         precision: str,
     ):
-        self.model, self.input_spec, self.batch_size = model, spec, batch_size
+        self.input_spec, self.quiet = spec, False
         self.embedding_size, self.image_size = embedding_size, spec.image_size
-        self.quiet = False
         self.device = next(model.parameters()).device
+        self.batch_size = batch_size or _usual_batch(self.device, spec.image_size)
         if precision == "auto":
             precision = mixed_precision(self.device)
         if precision not in PRECISIONS:
             raise UserError(f"there is no precision '{precision}': use fp32, bf16, fp16 or auto")
         self.dtype = PRECISIONS[precision]
+        self.model = _with_weights_in(self.dtype, model) if self.dtype else model
         if self.device.type != "mps":
-            model.to(memory_format=torch.channels_last)
+            self.model.to(memory_format=torch.channels_last)
 
     def __call__(self, images) -> np.ndarray:
         """float32 (n, embedding_size), each row of length 1.
@@ -138,6 +143,21 @@ class Embedder:
 
     def _nothing(self) -> np.ndarray:
         return np.zeros((0, self.embedding_size), dtype=np.float32)
+
+
+def _usual_batch(device: torch.device, image_size: int) -> int:
+    if device.type != "cpu":
+        return USUAL_BATCH
+    return min(max(CACHED_PIXELS // image_size**2, 1), USUAL_BATCH)
+
+
+def _with_weights_in(dtype: torch.dtype, model: nn.Module) -> nn.Module:
+    """A copy whose convolutions and linear layers need not be cast for each batch."""
+    model = copy.deepcopy(model)
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.to(dtype)
+    return model
 
 
 def _each_image(images) -> Iterator[Image.Image]:

@@ -71,3 +71,29 @@ def test_bad_images_and_devices_are_one_clear_line(embedder, tmp_path):
         Embedder(embedder.weights_path, device="cuda:99")
     with pytest.raises(UserError, match="no device 'quantum'"):
         Embedder(embedder.weights_path, device="quantum")
+
+
+def test_sixteen_bits_give_nearly_the_same_and_leave_the_network_alone():
+    torch.manual_seed(0)
+    network = build_model("ThinResNet34", 16).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = np.random.default_rng(0).integers(0, 255, (6, 48, 48, 3), np.uint8)
+    spec = InputSpec(image_size=48)
+    full, half = (
+        Embedder.of_model(network, spec, 16, quiet=True, precision=precision)(images)
+        for precision in ("fp32", "bf16")
+    )
+    assert half.dtype == np.float32
+    assert 0.99 < (full * half).sum(1).min() and (full != half).any()
+    after = network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert {value.dtype for value in after.values()} == {v.dtype for v in before.values()}
+
+
+def test_a_processor_gets_batches_that_its_caches_hold():
+    network = build_model("ThinResNet34", 16)
+    sizes = {
+        size: Embedder.of_model(network, InputSpec(image_size=size), 16).batch_size
+        for size in (48, 64, 224, 4000)
+    }
+    assert sizes == {48: 64, 64: 64, 224: 8, 4000: 1}

@@ -12,7 +12,7 @@ the population for about that many minutes and prints its equal error rate on th
 
 --real names a folder DIR/identity/image of real photos (any format that Pillow reads). All pairs
 within it are compared, by pixels and by the networks, whose training never sees them: once as the
-pictures are, cut to their middle square, and once as `labkit.crop` cuts the faces that it finds.
+pictures are, padded to a square, and once as `labkit.crop` cuts the faces that it finds.
 """
 
 import argparse
@@ -79,15 +79,15 @@ class RealPhotos:
     def __init__(self, folder: Path):
         paths = sorted(path for path in folder.glob("*/*") if path.is_file())
         self.owners = np.array([path.parent.name for path in paths])
-        self.ways: dict[str, list[Image.Image]] = {"middle square": [], "found and cut": []}
+        self.ways: dict[str, list[Image.Image]] = {"whole": [], "found and cut": []}
         self.missed = 0
         for path in paths:
             with Image.open(path) as image:
                 image = image.convert("RGB")
-            side = min(image.size)
-            left, top = (image.width - side) // 2, round((image.height - side) * 0.6)
-            square = image.crop((left, top, left + side, top + side))
-            self.ways["middle square"].append(square)
+            side = max(image.size)
+            square = Image.new("RGB", (side, side), (128,) * 3)
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            self.ways["whole"].append(square)
             self.ways["found and cut"].append(self._found(image) or square)
 
     def _found(self, image: Image.Image) -> Image.Image | None:
