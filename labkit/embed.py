@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from labkit.checkpoint import WeightsInfo, load_weights
 from labkit.data import centre_crop, decode_image
-from labkit.devices import best_device, mixed_precision
+from labkit.devices import best_device, memory_kept, mixed_precision
 from labkit.errors import UserError
 from labkit.models import InputSpec
 from labkit.progress import progress
@@ -119,6 +119,7 @@ class Embedder:
         parts = []
         ahead = 4 * self.batch_size
         with (
+            memory_kept(self.device),
             ThreadPoolExecutor(min(8, cpu_count() or 1)) as threads,
             progress(total=len(paths), desc=desc, unit="image", quiet=self.quiet) as bar,
         ):

@@ -16,7 +16,7 @@ from torch import nn
 from labkit.checkpoint import RunFolder, load_initial_weights
 from labkit.config import TrainConfig
 from labkit.data import PairList
-from labkit.devices import make_accelerator
+from labkit.devices import make_accelerator, memory_kept
 from labkit.embed import Embedder
 from labkit.errors import UserError
 from labkit.evaluate import score_pairs
@@ -118,7 +118,7 @@ def fit(
             )
 
         last_saved = time.monotonic()
-        with stop_signals() as stop, closing(loader):
+        with stop_signals() as stop, closing(loader), memory_kept(device):
             for epoch in range(here.epoch, config.max_epoch):
                 loader.set_epoch(epoch, here.step)
                 trained.train()
