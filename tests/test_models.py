@@ -140,7 +140,7 @@ def test_description_adds_up_and_leaves_the_model_alone():
     table = describe(model, 64)
     assert sum(stage.parameters for stage in table) == count_parameters(model)
     assert [stage.name for stage in table] == [
-        "conv1 … maxpool",
+        "conv1 … relu",
         "layer1",
         "layer2",
         "layer3",
