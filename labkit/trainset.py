@@ -1,6 +1,5 @@
 """What a run trains on: the one place where its settings become people and batches."""
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -89,7 +88,9 @@ class TrainingData:
             finish = partial(images.develop, device=device)
         else:
             images = FreshFaces(self.faces, **look, device="cpu")
-        workers = _workers(device, rendered) if config.workers is None else config.workers
+        workers = config.workers
+        if workers is None and (device is None or (device.type == "cpu" and not rendered)):
+            workers = 0  # beside training on a processor, decoding is little
         loader = train_loader(
             self.faces,
             images,
@@ -101,14 +102,6 @@ class TrainingData:
             rank=rank,
             processes=processes,
             pin_memory=on_gpu and not rendered,
+            image_size=None if on_gpu and rendered else config.image_size,
         )
         return TrainingLoader(loader, finish)
-
-
-def _workers(device: torch.device | None, rendered: bool) -> int:
-    """Loader processes: up to 8 beside a GPU; on a processor as many as it has cores for drawing,
-    and none for decoding, which is little beside the training."""
-    cores = min(8, os.cpu_count() or 1)
-    if device is None:
-        return 0
-    return cores if rendered or device.type != "cpu" else 0

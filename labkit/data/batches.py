@@ -1,48 +1,29 @@
-"""Identity-balanced batches: which images meet in a training step, and their pixels.
+"""Identity-balanced batches: which images meet in a training step.
 
 Everything random here is a function of the seed, the epoch and the place in it, so that a run
 can be resumed in the middle of an epoch and be read by any number of workers or processes
 without a change in what is trained on.
 """
 
-import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Sampler
 
 from labkit.data.folders import FaceFolder
-from labkit.data.images import centre_crop, decode_image, decode_pixels, random_resized_crop
 from labkit.errors import UserError
-
-MISSING_GREY = 128
-SECONDS_TO_SAVE = 20  # a loader process outlives SIGTERM by as much
 
 
 class Item(NamedTuple):
-    """One identity in one batch: its label, its images, and the seed of their augmentation."""
+    """One identity in one batch: its label, its images, and the seed of their augmentation.
+
+    seed: the run's seed, the epoch, the step, and the place in the batch of all processes.
+    """
 
     label: int
     images: tuple[int, ...]
     seed: tuple[int, ...]
-
-
-class TrainingBatch(NamedTuple):
-    """What the training loop gets.
-
-    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order.
-    labels: int64 (batch,).
-    unreadable: names of the images that could not be decoded, each replaced by another image of
-        its identity.
-    numbers: int64 (batch, images_per_class), which images they are.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    unreadable: list[str]
-    numbers: torch.Tensor = torch.empty(0, 0, dtype=torch.int64)
 
 
 class IdentityBatchSampler(Sampler[list[Item]]):
@@ -164,98 +145,3 @@ def _deal(owner: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray
             turn = np.concatenate([free[:over], rng.permutation(np.r_[free[over:], taken])])
         batch_of[start : start + steps] = turn
     return batch_of
-
-
-class TrainingImages(Dataset):
-    """Decodes and augments the images of a batch: uint8 until the network's device.
-
-    Each is cropped by `random_resized_crop` and, with `mirror`, flipped every other time.
-    """
-
-    def __init__(self, folder: FaceFolder, *, image_size: int, mirror: bool = False):
-        self.folder, self.image_size, self.mirror = folder, image_size, mirror
-
-    def __getitems__(self, items: list[Item]) -> TrainingBatch:
-        size, per_class = self.image_size, len(items[0].images)
-        pixels = np.empty((len(items), per_class, size, size, 3), dtype=np.uint8)
-        unreadable: list[str] = []
-        for place, item in enumerate(items):
-            rng = np.random.default_rng(item.seed)
-            for j, index in enumerate(item.images):
-                pixels[place, j] = self._augmented(index, item.label, rng, unreadable)
-        labels = torch.tensor([item.label for item in items])
-        numbers = torch.tensor([item.images for item in items])
-        images = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
-        return TrainingBatch(images, labels, unreadable, numbers)
-
-    def _augmented(self, index: int, label: int, rng, unreadable: list[str]) -> np.ndarray:
-        image = self._decode(index, label, unreadable)
-        if image is None:
-            return np.full((self.image_size, self.image_size, 3), MISSING_GREY, np.uint8)
-        pixels = random_resized_crop(image, self.image_size, rng)
-        return pixels[:, ::-1] if self.mirror and rng.random() < 0.5 else pixels
-
-    def _decode(self, index: int, label: int, unreadable: list[str]) -> np.ndarray | None:
-        """The image, or the next one of the identity that can be read; None when none can."""
-        own = self.folder.indices_of(label)
-        for turn in range(len(own)):
-            candidate = own[(index - own.start + turn) % len(own)]
-            try:
-                return decode_pixels(self.folder.path(candidate), min_size=self.image_size)
-            except UserError:
-                unreadable.append(self.folder.name(candidate))
-        return None
-
-    def plain(self, index: int) -> np.ndarray:
-        """Image `index` without augmentation, uint8 (size, size, 3)."""
-        image = decode_image(self.folder.path(index), min_size=self.image_size)
-        return np.asarray(centre_crop(image, self.image_size))
-
-
-def train_loader(
-    folder: FaceFolder,
-    images: Dataset,
-    *,
-    batch_size: int,
-    images_per_class: int = 1,
-    max_images_per_class: int = 100,
-    workers: int = 0,
-    seed: int = 0,
-    rank: int = 0,
-    processes: int = 1,
-    pin_memory: bool = False,
-) -> DataLoader:
-    """A loader of what `images` makes of the sampler's items, such as the `TrainingBatch`es of
-    `TrainingImages`; `loader.batch_sampler.set_epoch` chooses the epoch.
-    """
-    sampler = IdentityBatchSampler(
-        folder,
-        batch_size=batch_size,
-        images_per_class=images_per_class,
-        max_images_per_class=max_images_per_class,
-        seed=seed,
-        rank=rank,
-        processes=processes,
-    )
-    return DataLoader(
-        images,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_as_is,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        worker_init_fn=_leave_signals,
-        # Else each epoch would draw from PyTorch's global generator, which the losses use.
-        generator=torch.Generator(),
-    )
-
-
-def _leave_signals(worker: int) -> None:
-    """A signal to all processes of a job is for the one that trains, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
-
-
-def _as_is(batch: TrainingBatch) -> TrainingBatch:
-    return batch

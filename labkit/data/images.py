@@ -17,6 +17,8 @@ except ImportError:  # no wheel for this machine
     simplejpeg = None
 
 JPEG_START = b"\xff\xd8"
+CROP_TRIES = 10
+CROP_DRAWS = 2 * CROP_TRIES + 2  # random numbers that decide one crop
 RESIZE_PER_CROP = 256 / 224  # the reference trainer resizes to 256 and crops 224
 
 
@@ -30,9 +32,9 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
 
     Raises UserError that names the file when it cannot be read as an image.
     """
-    name = "the image" if isinstance(source, bytes) else str(source)
+    name = "the image" if isinstance(source, bytes) else source
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else _content(source)
         if simplejpeg is not None and data[:2] == JPEG_START:
             try:
                 return _decode_jpeg(data, min_size)
@@ -53,6 +55,11 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
 def decode_image(source: str | Path | bytes, *, min_size: int | None = None) -> Image.Image:
     """`decode_pixels` as a Pillow image."""
     return Image.fromarray(decode_pixels(source, min_size=min_size))
+
+
+def _content(path: str | Path) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
 
 
 def _asked_size(width: int, height: int, min_size: int) -> tuple[int, int]:
@@ -88,29 +95,35 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 def random_resized_crop(
     pixels: np.ndarray,
     size: int,
-    rng: np.random.Generator,
+    draws: np.ndarray,
     *,
     scale: tuple[float, float] = (0.8, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
     """A random part of an image, `scale` of its area, stretched to (size, size) pixels.
 
-    pixels: uint8 (height, width, 3). Returns uint8 (size, size, 3). The distribution is that of
-    torchvision's RandomResizedCrop (Szegedy et al., 2015).
+    pixels: uint8 (height, width, 3). draws: float (CROP_DRAWS,), uniform in 0 to 1, which decide
+    the part; loaders draw those of a whole batch at once. Returns uint8 (size, size, 3). The
+    distribution is that of torchvision's RandomResizedCrop (Szegedy et al., 2015).
     """
     height, width = pixels.shape[:2]
-    for _ in range(10):
-        target = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    *tries, down, right = draws.tolist()
+    for area, shape in zip(tries[::2], tries[1::2]):
+        target = width * height * _between(*scale, area)
+        aspect = math.exp(_between(math.log(ratio[0]), math.log(ratio[1]), shape))
         wide, high = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if 0 < wide <= width and 0 < high <= height:
-            left, top = rng.integers(width - wide + 1), rng.integers(height - high + 1)
+            top, left = int(down * (height - high + 1)), int(right * (width - wide + 1))
             # Contiguous, so that PyTorch takes its fast way for interleaved bytes.
             part = np.ascontiguousarray(pixels[top : top + high, left : left + wide])
             planes = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
             resized = interpolate(planes, (size, size), mode="bilinear", antialias=True)
             return resized[0].permute(1, 2, 0).numpy()
     return np.asarray(centre_crop(Image.fromarray(pixels), size))
+
+
+def _between(low: float, high: float, part: float) -> float:
+    return low + (high - low) * part
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
