@@ -1,11 +1,13 @@
 """Training against the reference trainer, side by side in one run.
 
-    labkit synth --out /tmp/faces --identities 60 --images 20 --size 256
+    labkit synth --out /tmp/faces --identities 220 --images 12 --size 256
     python tests/benchmarks/training.py --reference /tmp/face_recognition --faces /tmp/faces
 
 --reference is a checkout of the trainer that this kit grew from (seungyonglee0802/face_recognition
 on GitHub). It runs from a copy in which only its CUDA calls and an unused import of torchaudio are
-taken out. Parts take turns, each is timed several times, and ratios are of the best times:
+taken out. Each measurement has a process of its own, so that neither side gets what the other has
+set up; the sides take turns, and ratios are of the best of all rounds, as other work on the machine
+can only make a round slower.
 
 loader  images per second from 256 px JPEGs to 224 px crops, two workers
 step    ThinResNet34 with AM-Softmax at 224 px, and its share of the machine's matrix rate
@@ -18,13 +20,16 @@ import argparse
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +38,7 @@ from torchvision import transforms
 
 from labkit.config import TrainConfig
 from labkit.data import FaceFolder, PairList, make_pairs
-from labkit.devices import make_accelerator, mixed_precision
+from labkit.devices import make_accelerator, memory_kept, mixed_precision
 from labkit.embed import Embedder
 from labkit.evaluate import score_pairs
 from labkit.losses import build_loss
@@ -46,6 +51,7 @@ from labkit.trainset import TrainingData
 
 LOSS = dict(margin=0.1, scale=30.0)
 CPU = torch.device("cpu")
+LOADER_BATCH = 20
 
 
 class Reference:
@@ -102,26 +108,13 @@ def quiet():
         yield
 
 
-def in_turn(rounds: int, **parts) -> dict[str, float]:
-    """Images per second of each part: the best of `rounds`, after one that does not count.
-
-    The best, as other work on the machine can only make a round slower.
-    """
-    rates = {name: [] for name in parts}
-    for number in range(rounds + 1):
-        for name, part in parts.items():
-            began = time.perf_counter()
-            images = part()
-            if number:
-                rates[name].append(images / (time.perf_counter() - began))
-    return {name: max(values) for name, values in rates.items()}
-
-
-def show(what: str, rates: dict[str, float], aim: str = "") -> None:
-    base = next(iter(rates.values()))
-    for name, rate in rates.items():
-        print(f"{what:7} {name:28} {rate:8.1f} images/s   x{rate / base:5.2f} {aim}", flush=True)
-        aim = aim if name == next(iter(rates)) else ""
+def best_rate(part: Callable[[], int], times: int = 3) -> float:
+    """Images per second: the best of `times`, after one that does not count."""
+    rates = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        rates.append(part() / (time.perf_counter() - began))
+    return max(rates[1:])
 
 
 def our_config(faces: Path, run: Path, batch: int, size: int, **changes) -> TrainConfig:
@@ -135,35 +128,164 @@ def count_images(loader) -> int:
     return sum(len(labels) for labels in (batch[1] for batch in loader))
 
 
-def benchmark_loader(reference: Reference, faces: Path, scratch: Path, rounds: int) -> None:
-    classes = len(FaceFolder.scan(faces).identities)
-    theirs = reference.loader(faces, classes, 20, 224)
-    ours = TrainingData.open(our_config(faces, scratch, 20, 224)).loader(CPU)
-    rates = in_turn(rounds, reference=lambda: count_images(theirs), ours=lambda: count_images(ours))
-    show("loader", rates)
+class Measurements:
+    """What one process measures; each method answers in images per second, or seconds."""
 
+    def __init__(self, args: argparse.Namespace, scratch: Path):
+        self.args, self.scratch, self.batch, self.size = args, scratch, args.batch, args.size
+        self.faces = args.faces
+        self.classes = len(FaceFolder.scan(args.faces).identities)
 
-def our_steps(batch: int, size: int, classes: int, times: int, *, mixed: bool, compiled: bool):
-    """A function that trains `times` steps on one random batch, as `fit` does."""
-    torch.manual_seed(0)
-    accelerator = make_accelerator("cpu", mixed=mixed, partly_frozen=False)
-    network = build_model("ThinResNet34", 512).to(memory_format=torch.channels_last)
-    loss = build_loss("amsoftmax", embedding_size=512, num_classes=classes, **LOSS)
-    module = TrainingStep(network, loss, InputSpec(size), compiled)
-    optimizer = build_optimizer("adam", module, lr=0.001)
-    trained, optimizer = accelerator.prepare(module, optimizer)
-    gradient = gradient_of(trained, module, accelerator, None)
-    images = torch.randint(0, 256, (batch, 1, size, size, 3), dtype=torch.uint8)
-    images, labels = images.permute(0, 1, 4, 2, 3), torch.arange(batch) % classes
+    def reference(self) -> Reference:
+        return Reference(self.args.reference, self.scratch / "reference")
 
-    def run() -> int:
-        for _ in range(times):
+    def loader_reference(self) -> float:
+        loader = self.reference().loader(self.faces, self.classes, LOADER_BATCH, 224)
+        return best_rate(lambda: count_images(loader))
+
+    def loader_ours(self) -> float:
+        config = our_config(self.faces, self.scratch, LOADER_BATCH, 224)
+        loader = TrainingData.open(config).loader(CPU)
+        with contextlib.closing(loader):
+            return best_rate(lambda: count_images(loader))
+
+    def step_reference(self) -> float:
+        trainer = self.reference().trainer(self.batch, self.batch)
+        images = torch.randn(self.batch, 1, 3, self.size, self.size)
+        data = SameBatch(images, torch.arange(self.batch), 1)
+
+        def step() -> int:
+            with quiet():
+                trainer.train_network(data)
+            return self.batch
+
+        return best_rate(step, self.args.steps)
+
+    def step_ours(self, *, mixed: bool = False, compiled: bool = False) -> float:
+        """Steps on one random batch, as `fit` takes them."""
+        step, optimizer, gradient = our_step("amsoftmax", self.batch, self.size, mixed, compiled)
+        images = torch.randint(0, 256, (self.batch, 1, self.size, self.size, 3), dtype=torch.uint8)
+        images, labels = images.permute(0, 1, 4, 2, 3), torch.arange(self.batch)
+
+        def one() -> int:
             optimizer.zero_grad(set_to_none=True)
             gradient(images, labels)
             optimizer.step()
-        return batch * times
+            return self.batch
 
-    return run
+        with memory_kept(CPU):
+            return best_rate(one, self.args.steps)
+
+    def step_ours_mixed(self) -> float:
+        return self.step_ours(mixed=True)
+
+    def step_ours_compiled(self) -> float:
+        return self.step_ours(mixed=True, compiled=True)
+
+    def epoch_reference(self) -> float:
+        reference = self.reference()
+        loader = reference.loader(self.faces, self.classes, self.batch, self.size)
+        trainer = reference.trainer(self.classes, self.batch)
+        seen: list[int] = []
+        original = trainer.__model__.forward
+        trainer.__model__.forward = lambda data, label: (
+            seen.append(len(label)) or original(data, label)
+        )
+        began = time.perf_counter()
+        with quiet():
+            trainer.train_network(loader)
+        return sum(seen) / (time.perf_counter() - began)
+
+    def epoch_ours(self) -> float:
+        with quiet():
+            config = our_config(self.faces, self.scratch, self.batch, self.size, max_epoch=1)
+            return fit(config).rows[0]["images_per_second"]
+
+    def held_out(self) -> tuple[Path, Path, PairList]:
+        """A quarter of the people apart: training folder, validation folder, its pairs."""
+        names = FaceFolder.scan(self.faces).identities
+        apart = set(names[-len(names) // 4 :])
+        for name in names:
+            part = self.scratch / ("val" if name in apart else "train")
+            part.mkdir(exist_ok=True)
+            (part / name).symlink_to((self.faces / name).resolve())
+        train, val = self.scratch / "train", self.scratch / "val"
+        make_pairs(FaceFolder.scan(val)).write(self.scratch / "val.csv")
+        return train, val, PairList.read(self.scratch / "val.csv", val)
+
+    def eer_reference(self) -> float:
+        train, val, pairs = self.held_out()
+        classes, size = len(FaceFolder.scan(train).identities), self.args.eer_size
+        batch, reference = min(30, classes), self.reference()
+        loader = reference.loader(train, classes, batch, size)
+        trainer = reference.trainer(classes, batch)
+        seconds = 0.0
+        for number in range(self.args.most_epochs):
+            began = time.perf_counter()
+            with quiet():
+                trainer.train_network(loader)
+            seconds += time.perf_counter() - began
+            network = trainer.__model__.__S__.eval()
+            embedder = Embedder.of_model(network, InputSpec(size), 512, quiet=True)
+            found = eer(score_pairs(embedder, pairs, val), pairs.labels)
+            print(f"eer     reference, epoch {number + 1}: {found:.2f} %", file=sys.stderr)
+            network.to(memory_format=torch.contiguous_format)
+            if found <= self.args.eer:
+                return seconds
+        return float("inf")
+
+    def eer_ours(self) -> float:
+        train, val, _ = self.held_out()
+        batch = min(30, len(FaceFolder.scan(train).identities))
+        config = our_config(train, self.scratch / "run", batch, self.args.eer_size)
+        config = replace(
+            config,
+            max_epoch=self.args.most_epochs,
+            val_dir=str(val),
+            val_list=str(self.scratch / "val.csv"),
+        )
+
+        class Reached(Exception):
+            pass
+
+        seconds = []
+
+        def look(run_dir, rows):
+            seconds.append(rows[-1]["seconds"])
+            found = rows[-1]["val_eer"]
+            print(f"eer     ours, epoch {len(rows)}: {found:.2f} %", file=sys.stderr)
+            if found <= self.args.eer:
+                raise Reached
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                fit(config, after_epoch=look)
+        except Reached:
+            return sum(seconds)
+        return float("inf")
+
+    def memory(self) -> float:
+        """Peak memory of one step of angular prototypical with `people` × 2 images, in chunks."""
+        people, at_once = self.args.people, self.args.images_at_once
+        _, optimizer, gradient = our_step("angproto", people, self.size, True, False, at_once)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        images = torch.randint(0, 256, (people, 2, self.size, self.size, 3), dtype=torch.uint8)
+        with memory_kept(CPU):
+            gradient(images.permute(0, 1, 4, 2, 3), torch.arange(people))
+            optimizer.step()
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+def our_step(loss: str, classes: int, size: int, mixed: bool, compiled: bool, at_once=None):
+    """Module, optimizer and gradient of a run with ThinResNet34, as `fit` builds them."""
+    torch.manual_seed(0)
+    accelerator = make_accelerator("cpu", mixed=mixed, partly_frozen=False)
+    network = build_model("ThinResNet34", 512).to(memory_format=torch.channels_last)
+    objective = build_loss(loss, embedding_size=512, num_classes=classes, **LOSS)
+    module = TrainingStep(network, objective, InputSpec(size), compiled)
+    optimizer = build_optimizer("adam", module, lr=0.001)
+    trained, optimizer = accelerator.prepare(module, optimizer)
+    return module, optimizer, gradient_of(trained, module, accelerator, at_once)
 
 
 def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
@@ -177,129 +299,63 @@ def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
     return 2 * size**3 / best
 
 
-def benchmark_step(
-    reference: Reference, rounds: int, size: int, batch: int, compiled: bool
-) -> None:
-    trainer = reference.trainer(batch, batch)
-    data = SameBatch(torch.randn(batch, 1, 3, size, size), torch.arange(batch), 2)
+def in_a_process(measurement: str, **settings) -> float:
+    """One measurement in a process of its own, with the flags that this one got."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], *flags]
+    done = subprocess.run([*command, "--one", measurement], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return json.loads(done.stdout.splitlines()[-1])
 
-    def their_steps() -> int:
-        with quiet():
-            trainer.train_network(data)
-        return 2 * batch
 
-    parts = {"reference": their_steps}
-    low = mixed_precision(CPU)
-    for name, mixed in (("ours, fp32", False), (f"ours, {low}", True)):
-        if mixed and low == "no":
-            continue
-        parts[name] = our_steps(batch, size, batch, 2, mixed=mixed, compiled=False)
-        if compiled:
-            parts[f"{name}, compiled"] = our_steps(
-                batch, size, batch, 2, mixed=mixed, compiled=True
-            )
-    rates = in_turn(rounds, **parts)
-    show("step", rates)
+def in_turn(what: str, rounds: int, names: dict[str, str], **settings) -> dict[str, float]:
+    """The best rate of each measurement, all of them taken once in each round; prints a table."""
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, measurement in names.items():
+            rates[name].append(in_a_process(measurement, **settings))
+    best = {name: max(values) for name, values in rates.items()}
+    base = next(iter(best.values()))
+    for name, rate in best.items():
+        print(f"{what:16} {name:20} {rate:8.1f} images/s   x{rate / base:5.2f}", flush=True)
+    return best
+
+
+def compare(args: argparse.Namespace) -> None:
+    parts, low = args.parts.split(","), mixed_precision(CPU)
+    print(f"{torch.get_num_threads()} threads, bf16 here: {low == 'bf16'}")
+    ours = dict(reference="{}_reference", ours="{}_ours")
+    named = lambda part: {name: text.format(part) for name, text in ours.items()}  # noqa: E731
+    if "loader" in parts:
+        in_turn("loader", args.rounds, named("loader"))
     # Forward one, backward two products for each multiply-add of the network.
-    work = 6 * sum(stage.multiply_adds for stage in describe(build_model("ThinResNet34"), size))
-    for name, rate in rates.items():
-        dtype = torch.bfloat16 if "bf16" in name else torch.float32
-        share = rate * work / matrix_rate(dtype)
-        print(f"step    {name:28} {share:7.0%} of this machine's {str(dtype)[6:]} matrix rate")
-
-
-def benchmark_epoch(reference: Reference, faces: Path, scratch: Path, size: int) -> None:
-    classes = len(FaceFolder.scan(faces).identities)
-    loader = reference.loader(faces, classes, 30, size)
-    trainer = reference.trainer(classes, 30)
-    seen: list[int] = []
-    original = trainer.__model__.forward
-    trainer.__model__.forward = lambda data, label: seen.append(len(label)) or original(data, label)
-    began = time.perf_counter()
-    with quiet():
-        trainer.train_network(loader)
-    theirs = sum(seen) / (time.perf_counter() - began)
-    with quiet():
-        row = fit(our_config(faces, scratch / "epoch", 30, size, max_epoch=1)).rows[0]
-    ours = row["images_per_second"]
-    show("epoch", {"reference": theirs, "ours": ours})
-
-
-def benchmark_eer(
-    reference: Reference, faces: Path, scratch: Path, size: int, target: float, most: int
-) -> None:
-    names = FaceFolder.scan(faces).identities
-    held_out = names[-len(names) // 4 :]
-    for name in names:
-        part = scratch / ("val" if name in held_out else "train")
-        part.mkdir(exist_ok=True)
-        (part / name).symlink_to((faces / name).resolve())
-    train, val = scratch / "train", scratch / "val"
-    make_pairs(FaceFolder.scan(val)).write(scratch / "val.csv")
-    pairs, classes = PairList.read(scratch / "val.csv", val), len(names) - len(held_out)
-    batch = min(30, classes)
-
-    loader, trainer = (
-        reference.loader(train, classes, batch, size),
-        reference.trainer(classes, batch),
-    )
-    seconds: dict[str, float] = {"reference": 0.0, "ours": 0.0}
-    reached = dict.fromkeys(seconds, False)
-    for number in range(most):
-        began = time.perf_counter()
-        with quiet():
-            trainer.train_network(loader)
-        seconds["reference"] += time.perf_counter() - began
-        network = trainer.__model__.__S__.eval()
-        embedder = Embedder.of_model(network, InputSpec(size), 512, quiet=True)
-        found = eer(score_pairs(embedder, pairs, val), pairs.labels)
-        print(f"eer     reference, epoch {number + 1}: {found:.2f} %", flush=True)
-        network.to(memory_format=torch.contiguous_format)
-        if found <= target:
-            reached["reference"] = True
-            break
-
-    class Reached(Exception):
-        pass
-
-    def look(run_dir, rows):
-        seconds["ours"] += rows[-1]["seconds"]
-        print(f"eer     ours, epoch {len(rows)}: {rows[-1]['val_eer']:.2f} %", flush=True)
-        if rows[-1]["val_eer"] <= target:
-            reached["ours"] = True
-            raise Reached
-
-    config = our_config(train, scratch / "eer", batch, size, max_epoch=most)
-    config = replace(config, val_dir=str(val), val_list=str(scratch / "val.csv"))
-    with contextlib.suppress(Reached):
-        fit(config, after_epoch=look)
-    for name, value in seconds.items():
-        how = f"to {target:g} %" if reached[name] else f"and {target:g} % not reached"
-        ratio = seconds["reference"] / value
-        print(f"eer     {name:28} {value:8.1f} s of training {how}   x{ratio:5.2f}")
-
-
-def benchmark_memory(people: int, size: int, at_once: int) -> None:
-    """Peak memory of one step of angular prototypical with `people` × 2 images, in chunks."""
-    torch.manual_seed(0)
-    accelerator = make_accelerator("cpu", mixed=True, partly_frozen=False)
-    network = build_model("ThinResNet34", 512).to(memory_format=torch.channels_last)
-    loss = build_loss("angproto", embedding_size=512)
-    module = TrainingStep(network, loss, InputSpec(size), False)
-    optimizer = build_optimizer("adam", module, lr=0.001)
-    trained, optimizer = accelerator.prepare(module, optimizer)
-    gradient = gradient_of(trained, module, accelerator, at_once)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    images = torch.randint(0, 256, (people, 2, size, size, 3), dtype=torch.uint8)
-    began = time.perf_counter()
-    gradient(images.permute(0, 1, 4, 2, 3), torch.arange(people))
-    optimizer.step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        f"memory  {people} people × 2 images at {size} px, {at_once} images at once: "
-        f"{(peak - before) / 2**20:.1f} GiB more at the peak, "
-        f"{time.perf_counter() - began:.0f} s for the step"
-    )
+    work = 6 * sum(row.multiply_adds for row in describe(build_model("ThinResNet34"), args.size))
+    for batch in map(int, args.batches.split(",")):
+        if "step" in parts:
+            names = {"reference": "step_reference", "ours, fp32": "step_ours"}
+            if low == "bf16":
+                names["ours, bf16"] = "step_ours_mixed"
+            if args.compile:
+                names[f"ours, {low}, compiled"] = "step_ours_compiled"
+            steps = max(2, 256 // batch)
+            rates = in_turn(f"step, {batch}", args.rounds, names, batch=batch, steps=steps)
+            for name, rate in rates.items():
+                dtype = torch.bfloat16 if "bf16" in name else torch.float32
+                share = rate * work / matrix_rate(dtype)
+                print(f"{'':16} {name:20} {share:7.0%} of the {str(dtype)[6:]} matrix rate")
+        if "epoch" in parts:
+            in_turn(f"epoch, {batch}", args.rounds, named("epoch"), batch=batch)
+    if "eer" in parts:
+        seconds = {name: in_a_process(text) for name, text in named("eer").items()}
+        for name, value in seconds.items():
+            ratio = seconds["reference"] / value
+            print(f"eer {args.eer:g} %        {name:20} {value:8.1f} s          x{ratio:5.2f}")
+    if "memory" in parts:
+        print(
+            f"memory           {args.people} people × 2 images at {args.size} px, "
+            f"{args.images_at_once} images at once: {in_a_process('memory'):.1f} GiB at the peak"
+        )
 
 
 def main() -> None:
@@ -309,30 +365,21 @@ def main() -> None:
     parser.add_argument("--parts", default="loader,step,epoch,eer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=224, help="pixels of step and epoch")
-    parser.add_argument("--batch", type=int, default=32, help="images of a step")
+    parser.add_argument("--batches", default="32,200", help="images of a step, one or more sizes")
     parser.add_argument("--compile", action="store_true", help="torch.compile in the step too")
     parser.add_argument("--eer-size", type=int, default=112)
     parser.add_argument("--eer", type=float, default=30.0, help="percent to reach")
     parser.add_argument("--most-epochs", type=int, default=12)
     parser.add_argument("--people", type=int, default=1000, help="people in the batch of memory")
     parser.add_argument("--images-at-once", type=int, default=64)
+    for name, kind in (("one", str), ("batch", int), ("steps", int)):  # of one measurement
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("LABKIT_PROGRESS", "none")
-    parts = args.parts.split(",")
-    print(f"{torch.get_num_threads()} threads, bf16 here: {mixed_precision(CPU) == 'bf16'}")
+    if not args.one:
+        return compare(args)
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        reference = Reference(args.reference, scratch / "reference")
-        if "loader" in parts:
-            benchmark_loader(reference, args.faces, scratch, args.rounds)
-        if "step" in parts:
-            benchmark_step(reference, args.rounds, args.size, args.batch, args.compile)
-        if "epoch" in parts:
-            benchmark_epoch(reference, args.faces, scratch, args.size)
-        if "eer" in parts:
-            benchmark_eer(reference, args.faces, scratch, args.eer_size, args.eer, args.most_epochs)
-        if "memory" in parts:
-            benchmark_memory(args.people, args.size, args.images_at_once)
+        print(json.dumps(getattr(Measurements(args, Path(folder)), args.one)()))
 
 
 if __name__ == "__main__":
