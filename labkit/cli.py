@@ -147,8 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with redirect_stdout(sys.stderr) if args.json else nullcontext():
             result, text = getattr(commands, args.command)(args)
-        print(json.dumps(result, ensure_ascii=False, default=str) if args.json else text)
-        sys.stdout.flush()
+        if os.environ.get("RANK", "0") == "0":  # one answer, however many processes train
+            print(json.dumps(result, ensure_ascii=False, default=str) if args.json else text)
+            sys.stdout.flush()
     except UserError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +30,14 @@ def stop_in_mid_epoch(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
     earlier(*arguments)
 loop.set_learning_rate = stop_in_mid_epoch
+"""
+SIGNAL_IN_VALIDATION = """
+import os, signal, time
+import labkit.train.loop as loop
+def stop(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(120)
+loop.score_pairs = stop
 """
 
 
@@ -86,6 +95,30 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(config, tm
     assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
 
 
+def test_a_signal_during_validation_ends_all_and_the_epoch_is_kept(config, tmp_path):
+    fit(replace(config, run_dir=config.run_dir + "-one"))
+    began = time.monotonic()
+    done = torchrun(config, tmp_path, SIGNAL_IN_VALIDATION + RUN)
+    assert done.returncode != 0 and time.monotonic() - began < 60
+    assert done.stderr.count("stopped by SIGTERM") == done.stderr.count("stopped by a signal") == 1
+    position = state_of(config.run_dir)["position"]
+    assert (position["epoch"], position["step"]) == (0, 6)
+    fit(config)
+    assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
+
+
+def test_many_processes_give_one_answer_and_no_warning(config, tmp_path):
+    command = "from labkit.cli import main; raise SystemExit(main())"
+    done = torchrun(
+        replace(config, loss="angleproto", images_per_class=2),
+        tmp_path,
+        f"import sys\nsys.argv[1:] = ['train', '--config', sys.argv[1]]\n{command}",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("best validation EER") == 1
+    assert "without validation" not in done.stdout and "FutureWarning" not in done.stderr
+
+
 def test_a_notebook_launches_two_processes(config, tmp_path):
     """In a process of its own, as a notebook's kernel is one, that has computed before."""
     config.to_yaml(tmp_path / "two.yaml")
@@ -95,12 +128,19 @@ from labkit.config import TrainConfig
 from labkit.train import launch
 a = torch.randn(800, 800)
 (a @ a).sum()
-result = launch(TrainConfig.from_yaml({str(tmp_path / "two.yaml")!r}), num_processes=2)
+seen = []
+result = launch(
+    TrainConfig.from_yaml({str(tmp_path / "two.yaml")!r}),
+    num_processes=2,
+    after_epoch=lambda run, rows: seen.append((run.name, len(rows), rows[-1]["epoch"])),
+)
+print(seen)
 print("epochs", len(result.rows), "best", result.best_epoch, result.best_weights.exists())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "epochs 2 best" in done.stdout and "True" in done.stdout
+    assert "[('run', 1, 1.0), ('run', 2, 2.0)]" in done.stdout
     fit(replace(config, run_dir=config.run_dir + "-one"))
     assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
 

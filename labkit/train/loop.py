@@ -16,7 +16,7 @@ from torch import nn
 from labkit.checkpoint import RunFolder, load_initial_weights
 from labkit.config import TrainConfig
 from labkit.data import PairList
-from labkit.devices import make_accelerator, memory_kept
+from labkit.devices import make_accelerator, memory_format, memory_kept
 from labkit.embed import Embedder
 from labkit.errors import UserError
 from labkit.evaluate import score_pairs
@@ -91,7 +91,7 @@ def fit(
         if config.initial_weights and not saved:
             report = load_initial_weights(network, config.initial_weights)
             accelerator.print(f"{config.initial_weights}: {report.summary()}")
-        network.to(device, memory_format=torch.channels_last)
+        network.to(device, memory_format=memory_format(device))
         loss_function = _build_loss(config, data.identities).to(device)
         module = TrainingStep(network, loss_function, spec, config.compile)
         optimizer = build_optimizer(
@@ -182,15 +182,18 @@ def fit(
                     # The trained epoch is safe before validation, which a signal breaks off.
                     save(folder, here, module, optimizer, accelerator)
                     end_if_stopped(*processes.any(stop), stop, folder)
+                    broken_off = False
                     if main:
                         try:
                             with stop_at_once(stop):
                                 row["val_eer"] = _validate(network, spec, validation, config)
                         except StopAsked:
-                            end_if_stopped(True, stop, folder)
+                            broken_off = True
+                    end_if_stopped(*processes.any(broken_off), stop, folder)
+                    row["val_eer"] = processes.from_main(row["val_eer"])
+                best = here.add(row, validated=validation is not None)
                 if main:
-                    keep_weights(folder, network, config, spec, here, row)
-                here.rows.append(row)
+                    keep_weights(folder, network, config, spec, best=best)
                 here.epoch, here.step, here.loss_sum, here.accuracy_sum = epoch + 1, 0, 0.0, 0.0
                 accelerator.print(line(row, config))
                 save(folder, here, module, optimizer, accelerator)

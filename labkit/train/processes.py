@@ -34,6 +34,14 @@ class Processes:
         torch.distributed.all_reduce(numbers, group=self._group)
         return numbers / torch.distributed.get_world_size(self._group)
 
+    def from_main(self, value: float | None) -> float | None:
+        """The main process's value, in every process."""
+        if not self.many:
+            return value
+        told = [value]
+        torch.distributed.broadcast_object_list(told, src=0, group=self._group)
+        return told[0]
+
     def together(self, names: list[str]) -> list[str]:
         """The names of all processes, each once, sorted."""
         if not self.many:
@@ -41,3 +49,28 @@ class Processes:
         everyones: list = [None] * torch.distributed.get_world_size(self._group)
         torch.distributed.all_gather_object(everyones, names, self._group)
         return sorted({name for some in everyones for name in some})
+
+
+class _RowsOfAll(torch.autograd.Function):
+    @staticmethod
+    def forward(context, rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient)
+        return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+def rows_of_all(rows: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes, in their order; with one process, its own.
+
+    rows: (n, …), n the same everywhere. The gradient of a row is the sum of those that it gets in
+    all processes.
+    """
+    if not torch.distributed.is_initialized():
+        return rows
+    return _RowsOfAll.apply(rows.contiguous())

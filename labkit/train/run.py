@@ -55,6 +55,18 @@ class Position:
     identities: int = 0
     images: int = 0
 
+    def add(self, row: dict, *, validated: bool) -> bool:
+        """Take in the row of a finished epoch; whether no epoch before was as good.
+
+        Without validation the last epoch counts as the best.
+        """
+        self.rows.append(row)
+        value = row["val_eer"]
+        better = value is not None and (self.best_val_eer is None or value < self.best_val_eer)
+        if better or not validated:
+            self.best_val_eer, self.best_epoch = value, row["epoch"]
+        return better or not validated
+
     def result(self, folder: RunFolder) -> TrainResult:
         """What the run has come to."""
         return TrainResult(
@@ -148,25 +160,12 @@ def _last_good(folder: RunFolder) -> str:
 
 
 def keep_weights(
-    folder: RunFolder,
-    network: nn.Module,
-    config: TrainConfig,
-    spec: InputSpec,
-    here: Position,
-    row: dict,
+    folder: RunFolder, network: nn.Module, config: TrainConfig, spec: InputSpec, *, best: bool
 ) -> None:
-    """Write last.safetensors, and best.safetensors when no epoch before was as good.
-
-    Without validation the last epoch counts as the best.
-    """
+    """Write last.safetensors and, when no epoch before was as good, best.safetensors."""
     about = dict(model_name=config.model, embedding_size=config.embedding_size, input_spec=spec)
     save_weights(folder.last, network, **about)
-    value = row["val_eer"]
-    unvalidated = config.val_list is None
-    if unvalidated or (
-        value is not None and (here.best_val_eer is None or value < here.best_val_eer)
-    ):
-        here.best_val_eer, here.best_epoch = value, row["epoch"]
+    if best:
         save_weights(folder.best, network, **about)
 
 

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.distributed.nn.functional import all_gather
 
 from labkit.embed import normalize
 from labkit.losses import LossOutput
 from labkit.models import InputSpec
+from labkit.train.processes import rows_of_all
 
 
 class TrainingStep(nn.Module):
@@ -35,9 +35,8 @@ class TrainingStep(nn.Module):
     def compare(self, rows: torch.Tensor, per_class: int, labels: torch.Tensor) -> LossOutput:
         """The loss of embeddings (batch · per_class, embedding_size) and labels (batch,)."""
         embeddings = rows.view(-1, per_class, rows.shape[1])
-        if compares_images(self.loss) and torch.distributed.is_initialized():
-            embeddings = torch.cat(all_gather(embeddings))
-            labels = torch.cat(all_gather(labels))
+        if compares_images(self.loss):
+            embeddings, labels = rows_of_all(embeddings), rows_of_all(labels)
         return self.loss(embeddings, labels)
 
 
