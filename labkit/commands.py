@@ -32,6 +32,8 @@ from labkit.progress import progress
 from labkit.train_flags import train_settings
 
 Answer = tuple[dict, str]
+# What the reference trainer validates on when its command names nothing else.
+USUAL_VALIDATION = dict(val_dir="data/val", val_list="data/val_pairs.csv")
 
 
 def synth(args: Namespace) -> Answer:
@@ -76,8 +78,9 @@ def train(args: Namespace) -> Answer:
     settings = {**(read_settings(args.config) if args.config else {}), **train_settings(args)}
     if args.eval:
         return _eval_as_reference(TrainConfig(**settings), args.output)
-    if settings.get("val_dir") is None:
-        settings.pop("val_list", None)
+    if not settings.keys() & USUAL_VALIDATION.keys():
+        if all(Path(path).exists() for path in USUAL_VALIDATION.values()):
+            settings |= USUAL_VALIDATION
     result = fit(TrainConfig(**settings))
     values = {name: str(v) if isinstance(v, Path) else v for name, v in vars(result).items()}
     if result.best_val_eer is None:

@@ -41,8 +41,12 @@ TRAIN_FLAGS = (
     ("run_dir", "run folder", ("save_path",)),
     ("train_dir", "face folder to train on", ("train_path",)),
     ("train_extensions", "file name endings to read, with commas between", ("train_ext",)),
-    ("val_dir", "folder of the validation or test images", ("test_path",)),
-    ("val_list", "validation or test pair list", ("test_list",)),
+    (
+        "val_dir",
+        "folder of the validation or test images; data/val when it is there",
+        ("test_path",),
+    ),
+    ("val_list", "validation or test pair list; data/val_pairs.csv", ("test_list",)),
     ("plugin", "Python file that registers models or losses of yours", ()),
     ("checkpoint_minutes", "minutes between two saves within an epoch", ()),
 )

@@ -78,6 +78,17 @@ def test_a_reference_trainers_command_means_the_same_here():
     )
 
 
+def test_a_command_that_names_no_validation_uses_the_usual_place_if_it_is_there(
+    data_directory, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--train_path", data_directory / "train", "--image_size", 32]
+    command += ["--batch_size", 10, "--max_epoch", 1, "--nOut", 16, "--save_path"]
+    assert run_json(capsys, *command, "without")["best_val_eer"] is None
+    (tmp_path / "data").symlink_to(data_directory)
+    assert run_json(capsys, *command, "with")["best_val_eer"] is not None
+
+
 def test_flags_win_over_the_settings_file(data_directory, tmp_path, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(
