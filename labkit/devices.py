@@ -61,6 +61,11 @@ def _cpu_has_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order of pixels and channels in which convolutions are fast on a device."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def make_accelerator(device_name: str | None, *, mixed: bool, partly_frozen: bool) -> Accelerator:
     """Accelerate's handle for this run: one process, or one of those that torchrun started.
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from labkit.checkpoint import WeightsInfo, load_weights
 from labkit.data import centre_crop, decode_image
-from labkit.devices import best_device, memory_kept, mixed_precision
+from labkit.devices import best_device, memory_format, memory_kept, mixed_precision
 from labkit.errors import UserError
 from labkit.models import InputSpec
 from labkit.progress import progress
@@ -98,8 +98,7 @@ class Embedder:
             raise UserError(f"there is no precision '{precision}': use fp32, bf16, fp16 or auto")
         self.dtype = PRECISIONS[precision]
         self.model = _with_weights_in(self.dtype, model) if self.dtype else model
-        if self.device.type != "mps":
-            self.model.to(memory_format=torch.channels_last)
+        self.model.to(memory_format=memory_format(self.device))
 
     def __call__(self, images) -> np.ndarray:
         """float32 (n, embedding_size), each row of length 1.
