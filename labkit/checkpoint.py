@@ -224,11 +224,12 @@ class RunFolder:
         self._lock.__exit__(*error)
 
     def begin(self, config: TrainConfig) -> None:
-        """Write the settings, or hold them against those that the folder was begun with.
+        """Write the settings, or hold them against those that the run here was made with.
 
-        Raises UserError that names the settings which differ.
+        A folder without a saved state has no run yet: a mistake in the first command costs
+        nothing. Raises UserError that names the settings which differ.
         """
-        if self.config_file.exists():
+        if self.config_file.exists() and self.state_file.exists():
             earlier = read_settings(self.config_file)
             differing = [
                 f"{name} ({earlier.get(name)!r}, now {value!r})"
@@ -256,8 +257,10 @@ class RunFolder:
         try:
             return torch.load(self.state_file, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            kept = f", or begin another with the initial_weights {self.last}"
             raise UserError(
                 f"{self.state_file} is damaged ({error}): delete the run folder"
+                + (kept if self.last.exists() else "")
             ) from None
 
     def write_metrics(self, rows: list[dict]) -> None:

@@ -72,6 +72,8 @@ def make_accelerator(device_name: str | None, *, mixed: bool, partly_frozen: boo
     partly_frozen: some parameters get no gradient for a while.
     """
     device = best_device(device_name)
+    # All batches have one size, so cuDNN may look for the fastest way once.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         # Accelerate keeps the device of the first run of a process; a notebook may change it.
         AcceleratorState._reset_state(reset_partial_state=True)

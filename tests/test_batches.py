@@ -101,7 +101,8 @@ def test_people_meet_others_evenly_within_an_epoch():
     ("counts", "settings", "complaint"),
     [
         ([5] * 3, dict(batch_size=4), "which has 3: set batch_size to 3"),
-        ([1] * 9, dict(batch_size=4, images_per_class=2), "0 with 2 images or more"),
+        ([5, 5, 1], dict(batch_size=4, images_per_class=2), "2 with 2 images or more: set batch"),
+        ([1, 3], dict(batch_size=4, images_per_class=9), r"nobody .* \(nPerClass\) to 3 or less"),
         ([5] * 9, dict(batch_size=4, processes=3), "cannot be shared equally by 3"),
     ],
 )

@@ -72,9 +72,18 @@ def test_other_settings_are_named_and_free_ones_are_not(tmp_path):
     config = TrainConfig(run_dir=str(tmp_path / "run"), lr=0.01)
     with RunFolder(config.run_dir) as folder:
         folder.begin(config)
+        folder.save_state({})
         folder.begin(replace(config, max_epoch=99, workers=3, device="cpu"))
         with pytest.raises(UserError, match=r"made with other settings: lr \(0.01, now 0.02\)"):
             folder.begin(replace(config, lr=0.02))
+
+
+def test_a_first_command_with_a_mistake_can_be_given_again_without_it(tmp_path):
+    config = TrainConfig(run_dir=str(tmp_path / "run"), loss="amsofmax")
+    with RunFolder(config.run_dir) as folder:
+        folder.begin(config)
+        folder.begin(replace(config, loss="amsoftmax"))
+        assert TrainConfig.from_yaml(folder.config_file).loss == "amsoftmax"
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
@@ -91,7 +100,10 @@ def test_a_damaged_state_is_one_clear_line(tmp_path):
     folder.save_state({"x": torch.ones(2)})
     assert torch.equal(folder.load_state()["x"], torch.ones(2))
     folder.state_file.write_bytes(folder.state_file.read_bytes()[:300])
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=r"is damaged.*: delete the run folder$"):
+        folder.load_state()
+    folder.last.touch()
+    with pytest.raises(UserError, match="another with the initial_weights .*last.safetensors"):
         folder.load_state()
 
 

@@ -59,11 +59,17 @@ class IdentityBatchSampler(Sampler[list[Item]]):
             )
         self._groups = np.minimum(folder.counts(), max_images_per_class) // images_per_class
         usable = int((self._groups > 0).sum())
+        if usable == 0:
+            most = min(max_images_per_class, int(folder.counts().max()))
+            raise UserError(
+                f"nobody in {folder.root} has {images_per_class} images for a batch: set "
+                f"images_per_class (nPerClass) to {most} or less"
+            )
         if usable < batch_size:
             enough = "" if images_per_class == 1 else f" with {images_per_class} images or more"
             raise UserError(
                 f"a batch of {batch_size} identities needs as many in {folder.root}, "
-                f"which has {usable}{enough}: set batch_size to {max(usable, 1)} or less"
+                f"which has {usable}{enough}: set batch_size to {usable} or less"
             )
         self.steps = self._count_steps()
         self.set_epoch(0)
