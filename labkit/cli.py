@@ -135,7 +135,8 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did what was asked, 2 for a mistake of the user's.
+    """Run one command; 0 when it did what was asked, 2 for a mistake of the user's, 75 for a run
+    that was asked to stop and can go on.
 
     Any other error is a fault of the kit and shows its traceback.
     """
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except UserError as error:
         print(f"labkit: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("labkit: interrupted", file=sys.stderr)
         return 130

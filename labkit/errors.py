@@ -5,8 +5,10 @@ class UserError(Exception):
     """Something that the user can mend: a wrong path, value, file or photo.
 
     The message names the thing, says what is wrong with it and what to do. The command line
-    prints it on stderr, without a traceback, and exits with code 2.
+    prints it on stderr, without a traceback, and exits with `exit_code`.
     """
+
+    exit_code = 2
 
 
 def reason(error: OSError) -> str:

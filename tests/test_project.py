@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # From the top down: a module may import the ones before it.
@@ -78,8 +80,10 @@ def test_every_dependency_is_pinned_to_a_version_that_fits_its_range():
         assert requirement.specifier.contains(version), requirement.name
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(labkit .+)$", README, flags=re.MULTILINE))
-def test_every_command_of_the_readme_is_one(line):
+@pytest.mark.parametrize(
+    "line", re.findall(r"^(labkit .+)$", README + TRAINING, flags=re.MULTILINE)
+)
+def test_every_command_of_the_documentation_is_one(line):
     commands = build_parser()._subparsers._group_actions[0].choices
     name = line.split()[1]
     assert name in commands
@@ -88,24 +92,30 @@ def test_every_command_of_the_readme_is_one(line):
 
 
 def test_the_readmes_example_of_a_model_and_a_loss_trains(data_directory, tmp_path):
+    """From a file, named in the settings, and from a notebook's cells."""
     from labkit.config import TrainConfig
     from labkit.train import fit
 
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    example, call = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     plugin = tmp_path / "my_losses.py"
     plugin.write_text(example)
-    result = fit(
-        TrainConfig(
-            plugin=str(plugin),
-            model="tiny",
-            loss="spread",
-            images_per_class=2,
-            train_dir=str(data_directory / "train"),
-            run_dir=str(tmp_path / "run"),
-            batch_size=8,
-            image_size=64,
-            max_epoch=2,
-            device="cpu",
-        )
+    config = TrainConfig(
+        train_dir=str(data_directory / "train"),
+        run_dir=str(tmp_path / "file"),
+        batch_size=8,
+        image_size=64,
+        max_epoch=2,
+        device="cpu",
     )
+    mine = dict(model="tiny", loss="spread", images_per_class=2)
+    result = fit(replace(config, plugin=str(plugin), **mine))
     assert result.rows[1]["train_loss"] < result.rows[0]["train_loss"]
+
+    class Lab:
+        def config(self, stage, **changes):
+            return replace(config, run_dir=str(tmp_path / "cell"), **changes)
+
+    cells = {"lab": Lab(), "__name__": "__main__"}
+    exec(example, cells)
+    exec(call, cells)
+    assert cells["result"].rows[1]["train_loss"] == result.rows[1]["train_loss"]

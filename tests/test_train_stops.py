@@ -89,6 +89,30 @@ def test_a_signal_to_all_processes_of_a_job_saves_and_ends_within_seconds(config
     assert same(state_of(config.run_dir), whole)
 
 
+def test_a_batch_script_can_tell_a_stop_from_a_mistake(config, whole, tmp_path):
+    """A signal in the second step: one line, an exit code of its own, and the run goes on."""
+    script = """
+import os, signal, sys
+import labkit.train.loop as loop
+from labkit.cli import main
+earlier, calls = loop.set_learning_rate, []
+def stop_in_mid_epoch(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    earlier(*arguments)
+loop.set_learning_rate = stop_in_mid_epoch
+raise SystemExit(main(["train", "--config", sys.argv[1]]))
+"""
+    process = start(config, tmp_path, script)
+    _, errors = process.communicate()
+    assert process.returncode == 75
+    assert errors.startswith("labkit: stopped by SIGTERM") and len(errors.splitlines()) == 1
+    assert state_of(config.run_dir)["position"]["step"] == 2
+    fit(config)
+    assert same(state_of(config.run_dir), whole)
+
+
 def test_a_signal_during_validation_ends_at_once_and_the_epoch_is_kept(config, whole, monkeypatch):
     original = loop.score_pairs
 

@@ -37,7 +37,12 @@ class TrainResult:
 
 
 class Stopped(UserError):
-    """The run was asked to stop (SIGTERM, Ctrl-C), saved its state and ended."""
+    """The run was asked to stop (SIGTERM, Ctrl-C), saved its state and ended.
+
+    Its exit code is the system's EX_TEMPFAIL, so that a batch script can tell it from a mistake.
+    """
+
+    exit_code = 75
 
 
 @dataclass

@@ -3,7 +3,8 @@
     python tests/benchmarks/sizes.py --most 1000000
 
 Makes folders of empty files (100 per identity) in a temporary place, of 1,000 files and ten times
-as many each time. Flat numbers from line to line mean that the cost per file does not grow.
+as many each time, up to --most. Flat numbers from line to line mean that the cost per file does
+not grow.
 """
 
 import argparse
@@ -49,11 +50,10 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1_000_000, help="files in the largest folder")
     args = parser.parse_args()
     print(f"{'files':>10} {'scan':>10} {'from cache':>11} {'epoch drawn':>12}   µs per file")
-    files = 1000
-    while files <= args.most:
+    powers = [10**digits for digits in range(3, 10) if 10**digits < args.most]
+    for files in [*powers, args.most]:
         with tempfile.TemporaryDirectory() as scratch:
             print(measure(files, Path(scratch)), flush=True)
-        files *= 10
 
 
 if __name__ == "__main__":
