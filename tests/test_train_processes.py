@@ -141,6 +141,7 @@ print("epochs", len(result.rows), "best", result.best_epoch, result.best_weights
     assert done.returncode == 0, done.stderr[-3000:]
     assert "epochs 2 best" in done.stdout and "True" in done.stdout
     assert "[('run', 1, 1.0), ('run', 2, 2.0)]" in done.stdout
+    assert "Warning" not in done.stderr
     fit(replace(config, run_dir=config.run_dir + "-one"))
     assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
 

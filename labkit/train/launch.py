@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import socket
 import sys
 import tempfile
@@ -111,6 +112,7 @@ def _one_process(config: TrainConfig, cell: TextIO, told: str) -> None:
     if best_device(config.device).type == "cpu":
         # One thread each: OpenMP's pool of the notebook's process does not survive the fork.
         torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
         config = replace(config, device="cpu")
     try:
         fit(config)
