@@ -52,3 +52,18 @@ def stop_signals() -> Iterator[list[str]]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """After the block, signals do again what they did before it, whatever a library has set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)

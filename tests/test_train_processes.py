@@ -146,6 +146,41 @@ print("epochs", len(result.rows), "best", result.best_epoch, result.best_weights
     assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
 
 
+def test_an_interrupted_notebook_cell_saves_and_says_so_in_one_line(config, tmp_path):
+    """A signal to all processes in the second step, as a notebook's interrupt is one."""
+    config.to_yaml(tmp_path / "two.yaml")
+    script = f"""
+import os, signal, time
+import labkit.train.loop as loop
+from labkit.config import TrainConfig
+from labkit.errors import UserError
+from labkit.train import Stopped, launch
+earlier, calls = loop.set_learning_rate, []
+def interrupt_in_mid_epoch(*arguments):
+    calls.append(1)
+    if len(calls) == 2 and os.environ["RANK"] == "0":
+        os.killpg(os.getpgrp(), signal.SIGINT)
+    time.sleep(0.2)
+    earlier(*arguments)
+loop.set_learning_rate = interrupt_in_mid_epoch
+try:
+    launch(TrainConfig.from_yaml({str(tmp_path / "two.yaml")!r}), num_processes=2)
+except Stopped as error:
+    print(error)
+print("as before:", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stopped by SIGINT with everything saved" in done.stdout
+    assert "as before: True" in done.stdout
+    assert state_of(config.run_dir)["position"]["step"] in (2, 3)
+    fit(replace(config, run_dir=config.run_dir + "-one"))
+    fit(config)
+    assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
+
+
 def test_what_goes_wrong_in_launched_processes_is_one_clear_line(config):
     with pytest.raises(UserError, match="did you mean angproto"):
         launch(replace(config, loss="angprotoo"), num_processes=2)

@@ -16,14 +16,16 @@ from typing import TextIO
 import torch
 from accelerate import notebook_launcher
 from accelerate.state import AcceleratorState
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from labkit.checkpoint import RunFolder, read_metrics
 from labkit.config import TrainConfig
 from labkit.devices import best_device
 from labkit.errors import UserError
+from labkit.signals import handlers_restored
 from labkit.train.loop import fit
-from labkit.train.run import Position, Stopped, TrainResult
+from labkit.train.run import Position, Stopped, TrainResult, last_good
 
 SECONDS_BETWEEN_LOOKS = 2
 
@@ -59,7 +61,11 @@ def launch(
         )
     AcceleratorState._reset_state(reset_partial_state=True)
     folder = RunFolder(config.run_dir)
-    with tempfile.TemporaryDirectory() as scratch, _epochs_watched(folder, after_epoch):
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _epochs_watched(folder, after_epoch),
+        handlers_restored(),
+    ):
         told = Path(scratch) / "told.txt"
         try:
             # What it prints itself names devices that may not be the ones used.
@@ -67,8 +73,10 @@ def launch(
             with contextlib.redirect_stdout(io.StringIO()):
                 arguments = (config, cell, str(told))
                 notebook_launcher(_one_process, arguments, num_processes, use_port=_port())
-        except ChildFailedError as error:
+        except (ChildFailedError, SignalException) as error:
             kind, _, text = told.read_text().partition("\n") if told.exists() else ("", "", "")
+            if not text and isinstance(error, SignalException):
+                raise Stopped(f"stopped by a signal; {last_good(folder)}") from None
             if not text:
                 raise UserError(
                     f"training in {num_processes} processes failed: what they printed says why"

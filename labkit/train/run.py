@@ -143,7 +143,7 @@ class LossWatch:
                     f"the loss became {loss} in step {step} of epoch {epoch + 1}, on the batch "
                     f"{', '.join(names[:NAMES_IN_MESSAGES])}"
                     + (f" and {more} more (all in {listed})" if more > 0 else "")
-                    + f"; {_last_good(self._folder)}: lower lr, or train without mixed precision"
+                    + f"; {last_good(self._folder)}: lower lr, or train without mixed precision"
                 )
 
 
@@ -153,12 +153,13 @@ def check_weights(module: nn.Module, folder: RunFolder, here: Position) -> None:
         if not bool(torch.isfinite(value).all()):
             raise UserError(
                 f"the weights {name} are no longer numbers after step {here.step} of epoch "
-                f"{here.epoch + 1}; {_last_good(folder)}: lower lr, or train without mixed "
+                f"{here.epoch + 1}; {last_good(folder)}: lower lr, or train without mixed "
                 "precision"
             )
 
 
-def _last_good(folder: RunFolder) -> str:
+def last_good(folder: RunFolder) -> str:
+    """Where the run can go on from, for a message."""
     if folder.state_file.exists():
         return f"the last good checkpoint is {folder.state_file}"
     return "there is no checkpoint yet"
