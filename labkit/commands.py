@@ -78,9 +78,9 @@ def train(args: Namespace) -> Answer:
     settings = {**(read_settings(args.config) if args.config else {}), **train_settings(args)}
     if args.eval:
         return _eval_as_reference(TrainConfig(**settings), args.output)
-    if not settings.keys() & USUAL_VALIDATION.keys():
-        if all(Path(path).exists() for path in USUAL_VALIDATION.values()):
-            settings |= USUAL_VALIDATION
+    named = settings.keys() & USUAL_VALIDATION.keys()
+    if not named and all(Path(path).exists() for path in USUAL_VALIDATION.values()):
+        settings |= USUAL_VALIDATION
     result = fit(TrainConfig(**settings))
     values = {name: str(v) if isinstance(v, Path) else v for name, v in vars(result).items()}
     if result.best_val_eer is None:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -11,52 +11,8 @@ class StopAsked(Exception):
 
 
 @contextmanager
-def stop_at_once(came: list[str]) -> Iterator[None]:
-    """Inside the block SIGTERM and SIGINT are noted in `came` and raise StopAsked.
-
-    For work that can be thrown away; use it inside `stop_signals`.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number, frame) -> None:
-        came.append(signal.Signals(number).name)
-        raise StopAsked
-
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[str]]:
-    """A list that gets the name of each SIGTERM or SIGINT (Ctrl-C, a kernel's interrupt).
-
-    Inside the block these signals do nothing else, so that the loop can finish its step and save.
-    Outside the main thread, where signals cannot be caught, the list stays empty.
-    """
-    came: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    earlier = {
-        number: signal.signal(number, lambda which, _: came.append(signal.Signals(which).name))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield came
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def handlers_restored() -> Iterator[None]:
-    """After the block, signals do again what they did before it, whatever a library has set."""
+    """After the block, signals do again what they did before it, whoever has set something else."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -67,3 +23,41 @@ def handlers_restored() -> Iterator[None]:
         for number, handler in earlier.items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _asked_to_stop(handler: Callable) -> Iterator[None]:
+    """Inside the block SIGTERM and SIGINT go to `handler`; not outside the main thread, where
+    signals cannot be caught."""
+    with handlers_restored():
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, handler)
+        yield
+
+
+@contextmanager
+def stop_at_once(came: list[str]) -> Iterator[None]:
+    """Inside the block SIGTERM and SIGINT are noted in `came` and raise StopAsked.
+
+    For work that can be thrown away; use it inside `stop_signals`.
+    """
+
+    def stop(number, frame) -> None:
+        came.append(signal.Signals(number).name)
+        raise StopAsked
+
+    with _asked_to_stop(stop):
+        yield
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[str]]:
+    """A list that gets the name of each SIGTERM or SIGINT (Ctrl-C, a kernel's interrupt).
+
+    Inside the block these signals do nothing else, so that the loop can finish its step and save.
+    Outside the main thread the list stays empty.
+    """
+    came: list[str] = []
+    with _asked_to_stop(lambda number, frame: came.append(signal.Signals(number).name)):
+        yield came

@@ -1,12 +1,11 @@
 """What is on disk, whether it is in order, and how it becomes batches."""
 
-from labkit.data.batches import IdentityBatchSampler
+from labkit.data.batches import IdentityBatchSampler, TrainingBatch
 from labkit.data.directory import DataDirectory
 from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder
 from labkit.data.images import centre_crop, decode_image, decode_pixels, random_resized_crop
 from labkit.data.loading import TrainingImages, train_loader
 from labkit.data.pairs import PairList, bad_lines, check_relative, make_pairs, shown
-from labkit.data.slots import TrainingBatch
 
 __all__ = [
     "IMAGE_EXTENSIONS",

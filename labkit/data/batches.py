@@ -1,4 +1,4 @@
-"""Identity-balanced batches: which images meet in a training step.
+"""Identity-balanced batches: which images meet in a training step, and what the step gets.
 
 Everything random here is a function of the seed, the epoch and the place in it, so that a run
 can be resumed in the middle of an epoch and be read by any number of workers or processes
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 from labkit.data.folders import FaceFolder
@@ -24,6 +25,22 @@ class Item(NamedTuple):
     label: int
     images: tuple[int, ...]
     seed: tuple[int, ...]
+
+
+class TrainingBatch(NamedTuple):
+    """What the training loop gets.
+
+    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order.
+    labels: int64 (batch,).
+    unreadable: names of the images that could not be decoded, each replaced by another image of
+        its identity.
+    numbers: int64 (batch, images_per_class), which images they are.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    unreadable: list[str]
+    numbers: torch.Tensor = torch.empty(0, 0, dtype=torch.int64)
 
 
 class IdentityBatchSampler(Sampler[list[Item]]):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from labkit.data.batches import IdentityBatchSampler, Item
+from labkit.data.batches import IdentityBatchSampler, Item, TrainingBatch
 from labkit.data.folders import FaceFolder
 from labkit.data.images import (
     CROP_DRAWS,
@@ -17,14 +17,7 @@ from labkit.data.images import (
     decode_pixels,
     random_resized_crop,
 )
-from labkit.data.slots import (
-    SHARED_MEMORY,
-    AskForSlots,
-    IntoSlots,
-    Slots,
-    TrainingBatch,
-    room_for,
-)
+from labkit.data.slots import SHARED_MEMORY, AskForSlots, IntoSlots, Slots, room_for
 from labkit.errors import UserError
 
 MISSING_GREY = 128

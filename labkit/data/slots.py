@@ -17,26 +17,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from labkit.data.batches import TrainingBatch
+
 SHARED_MEMORY = "/dev/shm"
 
 _numbers = itertools.count()
 _in_use: weakref.WeakValueDictionary[int, "Slots"] = weakref.WeakValueDictionary()
-
-
-class TrainingBatch(NamedTuple):
-    """What the training loop gets.
-
-    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order.
-    labels: int64 (batch,).
-    unreadable: names of the images that could not be decoded, each replaced by another image of
-        its identity.
-    numbers: int64 (batch, images_per_class), which images they are.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    unreadable: list[str]
-    numbers: torch.Tensor = torch.empty(0, 0, dtype=torch.int64)
 
 
 class Slots:

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from labkit.data.batches import Item
-from labkit.data.slots import TrainingBatch
+from labkit.data.batches import Item, TrainingBatch
 from labkit.errors import UserError
 from labkit.synth.dataset import find_population
 from labkit.synth.render import CROP, draw

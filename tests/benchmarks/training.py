@@ -163,7 +163,7 @@ class Measurements:
 
     def step_ours(self, *, mixed: bool = False, compiled: bool = False) -> float:
         """Steps on one random batch, as `fit` takes them."""
-        step, optimizer, gradient = our_step("amsoftmax", self.batch, self.size, mixed, compiled)
+        optimizer, gradient = our_step("amsoftmax", self.batch, self.size, mixed, compiled)
         images = torch.randint(0, 256, (self.batch, 1, self.size, self.size, 3), dtype=torch.uint8)
         images, labels = images.permute(0, 1, 4, 2, 3), torch.arange(self.batch)
 
@@ -267,7 +267,7 @@ class Measurements:
     def memory(self) -> float:
         """Peak memory of one step of angular prototypical with `people` × 2 images, in chunks."""
         people, at_once = self.args.people, self.args.images_at_once
-        _, optimizer, gradient = our_step("angproto", people, self.size, True, False, at_once)
+        optimizer, gradient = our_step("angproto", people, self.size, True, False, at_once)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         images = torch.randint(0, 256, (people, 2, self.size, self.size, 3), dtype=torch.uint8)
         with memory_kept(CPU):
@@ -277,7 +277,7 @@ class Measurements:
 
 
 def our_step(loss: str, classes: int, size: int, mixed: bool, compiled: bool, at_once=None):
-    """Module, optimizer and gradient of a run with ThinResNet34, as `fit` builds them."""
+    """Optimizer and gradient of a run with ThinResNet34, as `fit` builds them."""
     torch.manual_seed(0)
     accelerator = make_accelerator("cpu", mixed=mixed, partly_frozen=False)
     network = build_model("ThinResNet34", 512).to(memory_format=torch.channels_last)
@@ -285,7 +285,7 @@ def our_step(loss: str, classes: int, size: int, mixed: bool, compiled: bool, at
     module = TrainingStep(network, objective, InputSpec(size), compiled)
     optimizer = build_optimizer("adam", module, lr=0.001)
     trained, optimizer = accelerator.prepare(module, optimizer)
-    return module, optimizer, gradient_of(trained, module, accelerator, at_once)
+    return optimizer, gradient_of(trained, module, accelerator, at_once)
 
 
 def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
@@ -322,13 +322,16 @@ def in_turn(what: str, rounds: int, names: dict[str, str], **settings) -> dict[s
     return best
 
 
+def both(part: str) -> dict[str, str]:
+    """The two sides of a part, and the measurements of them."""
+    return {side: f"{part}_{side}" for side in ("reference", "ours")}
+
+
 def compare(args: argparse.Namespace) -> None:
     parts, low = args.parts.split(","), mixed_precision(CPU)
     print(f"{torch.get_num_threads()} threads, bf16 here: {low == 'bf16'}")
-    ours = dict(reference="{}_reference", ours="{}_ours")
-    named = lambda part: {name: text.format(part) for name, text in ours.items()}  # noqa: E731
     if "loader" in parts:
-        in_turn("loader", args.rounds, named("loader"))
+        in_turn("loader", args.rounds, both("loader"))
     # Forward one, backward two products for each multiply-add of the network.
     work = 6 * sum(row.multiply_adds for row in describe(build_model("ThinResNet34"), args.size))
     for batch in map(int, args.batches.split(",")):
@@ -345,9 +348,9 @@ def compare(args: argparse.Namespace) -> None:
                 share = rate * work / matrix_rate(dtype)
                 print(f"{'':16} {name:20} {share:7.0%} of the {str(dtype)[6:]} matrix rate")
         if "epoch" in parts:
-            in_turn(f"epoch, {batch}", args.rounds, named("epoch"), batch=batch)
+            in_turn(f"epoch, {batch}", args.rounds, both("epoch"), batch=batch)
     if "eer" in parts:
-        seconds = {name: in_a_process(text) for name, text in named("eer").items()}
+        seconds = {name: in_a_process(text) for name, text in both("eer").items()}
         for name, value in seconds.items():
             ratio = seconds["reference"] / value
             print(f"eer {args.eer:g} %        {name:20} {value:8.1f} s          x{ratio:5.2f}")
