@@ -1,5 +1,6 @@
 """Memory of the process that trains."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -11,46 +12,58 @@ from labkit import devices
 from labkit.devices import memory_kept
 
 CPU = torch.device("cpu")
-MEGABYTES = 50
+SIZE = 100 << 20  # bytes: above what the C library ever keeps by itself
 linux = pytest.mark.skipif(
     devices._tunable_c_library() is None or not sys.platform.startswith("linux"),
     reason="another C library, or tuned by the environment",
 )
 
 
-# In a process of its own: what other tests have left in the heap would be used first.
-FAULTS = f"""
-import resource
+# In a process of its own: what other tests have left in the heap would be used first. For the
+# same reason the last blocks are larger than any hole that the ones before them have left.
+USED_FOUR_TIMES = f"""
+import ctypes, json, resource
 import torch
 from labkit.devices import memory_kept
 
-def pages_provided(times=4):
+def pages_provided(size={SIZE}, times=4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
-        torch.ones({MEGABYTES} << 20, dtype=torch.uint8)
+        torch.ones(size, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-cpu = torch.device("cpu")
+def pages_held():
+    with open("/proc/self/statm") as sizes:
+        return int(sizes.read().split()[1])
+
+PR_SET_THP_DISABLE = 41  # pages of one size, whatever the system is set to
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+seen, cpu = {{}}, torch.device("cpu")
 pages_provided()
-print(pages_provided())
+seen["before"] = pages_provided()
 with memory_kept(cpu):
     pages_provided()
     with memory_kept(cpu):
-        print(pages_provided())
-    print(pages_provided())
-print(pages_provided())
+        seen["nested"] = pages_provided()
+    seen["inside"] = pages_provided()
+    seen["held inside"] = pages_held()
+seen["held after"] = pages_held()
+seen["after"] = pages_provided({4 * SIZE})
+print(json.dumps(seen))
 """
 
 
 @linux
 def test_freed_memory_is_used_again_inside_the_block_and_given_back_after_it():
-    """Counted in pages that the system provides while a large block is used four times."""
-    pages = (MEGABYTES << 20) // resource.getpagesize()
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
+    """Counted in pages: those that the system provides while a block is used four times."""
+    pages = SIZE // resource.getpagesize()
+    done = subprocess.run([sys.executable, "-c", USED_FOUR_TIMES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    before, nested, inside, after = map(int, done.stdout.split())
-    assert before > 3 * pages and after > 3 * pages
-    assert nested < pages and inside < pages
+    seen = json.loads(done.stdout)
+    assert seen["before"] > 3 * pages, seen
+    assert seen["nested"] < pages and seen["inside"] < pages, seen
+    assert seen["held inside"] - seen["held after"] > 0.9 * pages, seen
+    assert seen["after"] > 3 * 4 * pages, seen
 
 
 def test_other_devices_and_tuned_systems_are_left_alone(monkeypatch):
