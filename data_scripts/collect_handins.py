@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
+from joblib import cpu_count
+
 from labkit.crop import read_photo
 from labkit.errors import UserError, reason
 from labkit.files import sha256, write_csv
@@ -35,7 +37,7 @@ from parts import accept_list
 from parts.accept_list import AcceptList, Matcher, NoList
 from parts.job import Job, check_apart, main, parser, place, positive
 from parts.names import Taken, plain, repaired
-from parts.pool import Died, cores, share
+from parts.pool import Died, share
 from parts.sources import RAW_EXTENSIONS
 from parts.zips import Entry, Limits, Refused, Zips, files_of
 
@@ -338,7 +340,7 @@ def arguments() -> argparse.ArgumentParser:
     add("handins", type=Path, help="folder with one zip file for each student")
     add("--out", required=True, type=Path, metavar="DIR", help="face folder to write")
     add("--quality", type=int, choices=range(50, 101), default=95, metavar="Q", help="JPEG (95)")
-    add("--workers", type=positive, default=cores(), metavar="N", help="processes (all cores)")
+    add("--workers", type=positive, default=cpu_count(), metavar="N", help="processes (all cores)")
     bound = Limits()
     megabytes = {"type": positive, "metavar": "MB"}
     add("--max-mb", default=bound.total_bytes // 1_000_000, help="of a hand-in (4000)", **megabytes)

@@ -21,6 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from zlib import crc32
 
+from joblib import cpu_count
 from PIL import Image
 
 from labkit.crop import DETECTION_SIDES, FORMATS, crop_face, read_photo, square_around
@@ -28,7 +29,7 @@ from labkit.errors import UserError, reason
 from parts.detectors import DETECTORS, detector
 from parts.job import Job, check_apart, main, parser, place, positive
 from parts.names import Taken, plain
-from parts.pool import Died, cores, share
+from parts.pool import Died, share
 from parts.sources import MAX_BYTES, Archive, Raw, open_source
 
 NO_FACE, SEVERAL, UNREADABLE = "no face", "several faces", "not a readable image"
@@ -247,7 +248,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--detector", choices=tuple(DETECTORS), default="dlib", help="default: dlib, built in")
     add("--size", type=positive, default=256, metavar="PX", help="side of the cut (256)")
     add("--quality", type=int, choices=range(50, 101), default=95, metavar="Q", help="JPEG (95)")
-    add("--workers", type=positive, default=cores(), metavar="N", help="processes (all cores)")
+    add("--workers", type=positive, default=cpu_count(), metavar="N", help="processes (all cores)")
     add("--shard", type=_shard, default=(1, 1), metavar="i/n", help="part i of n")
     return flags
 

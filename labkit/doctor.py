@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 
 from labkit import __version__
 from labkit.data import DataDirectory, FaceFolder, PairList
@@ -28,7 +29,7 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES},
-        "cores": os.cpu_count(),
+        "cores": cpu_count(),
         "memory_gib": _memory(),
         "devices": _devices(),
         "device_used": str(best_device()),
@@ -40,7 +41,7 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
     lines = [
         f"labkit {found['labkit']}, Python {found['python']}, {found['system']}",
         ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
-        f"{found['cores']} cores, {found['memory_gib'] or '?'} GiB of memory",
+        f"processor cores: {found['cores']}; memory: {found['memory_gib'] or '?'} GiB",
         f"devices: {', '.join(found['devices'])}; {found['device_used']} will be used",
         f"disk: {found['disk_free_gib']} GiB free here, {found['cache_free_gib']} GiB in {cache}",
         f"built-in head model: {head}"

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
-from os import cpu_count
 from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -119,7 +119,7 @@ class Embedder:
         ahead = 4 * self.batch_size
         with (
             memory_kept(self.device),
-            ThreadPoolExecutor(min(8, cpu_count() or 1)) as threads,
+            ThreadPoolExecutor(min(8, cpu_count())) as threads,
             progress(total=len(paths), desc=desc, unit="image", quiet=self.quiet) as bar,
         ):
             pixels = _map_ahead(threads, self._file_pixels, paths, ahead)

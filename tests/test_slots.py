@@ -109,7 +109,7 @@ def test_loader_processes_are_as_many_as_there_is_room_for(
     faces, monkeypatch, room, processes, workers
 ):
     monkeypatch.setattr(loading, "room_for", lambda shape: room)
-    monkeypatch.setattr(loading, "_cores", lambda: 6)
+    monkeypatch.setattr(loading, "cpu_count", lambda: 6)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert loader_of(faces, None, processes=processes).num_workers == workers
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, PairList, decode_image
@@ -21,7 +22,6 @@ from labkit.errors import UserError, reason
 from labkit.files import write_csv
 from parts.clean_list import listed
 from parts.job import Job
-from parts.pool import cores
 
 PREFIX = "blind-"
 QUALITY = 92
@@ -98,7 +98,7 @@ def write_images(folder: FaceFolder, found: dict[str, int], test: Path, size: in
     missing = sorted(set(found) - there)
     bar = job.progress(len(found), unit="images")
     bar.update(len(there))
-    with ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(cpu_count()) as threads:
         for _ in threads.map(
             lambda name: _write(folder.path(found[name]), test / name, size, job), missing
         ):

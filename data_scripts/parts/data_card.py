@@ -4,8 +4,8 @@ import html
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from joblib import cpu_count
 
-from parts.pool import cores
 from parts.review_page import thumbnail
 
 FIELDS = {
@@ -147,7 +147,7 @@ def _one_set(report, name: str) -> str:
     plots += _histogram(numbers["shorter_side"], "shorter side in pixels", "images")
     samples = report.samples.get(name, [])
     paths = [path for _, some in samples for path in some]
-    with ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(cpu_count()) as threads:
         pictures = dict(zip(paths, threads.map(lambda path: thumbnail(path, 96), paths)))
     rows = ""
     for person, some in samples:

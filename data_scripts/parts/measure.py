@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, decode_image
@@ -23,7 +24,6 @@ from labkit.errors import UserError, reason
 from labkit.progress import progress
 from parts.job import place
 from parts.near_duplicates import THUMB, likeness, perceptual_hash
-from parts.pool import cores
 
 PIECE = 2048
 SIDE = 128
@@ -101,7 +101,7 @@ def measure(
     starts = range(0, len(folder), PIECE)
     parts: list[Measures] = []
     with (
-        ThreadPoolExecutor(workers or cores()) as threads,
+        ThreadPoolExecutor(workers or cpu_count()) as threads,
         progress(total=len(folder), desc=desc, unit="images") as bar,
     ):
         for start in starts:

@@ -26,11 +26,6 @@ class Died(Exception):
     """The process that worked on a task died, twice."""
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def share(
     work: Callable, tasks: Iterable[tuple[object, tuple]], workers: int
 ) -> Iterator[tuple[object, object | Died]]:

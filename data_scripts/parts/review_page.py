@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
+from joblib import cpu_count
+
 from labkit.data import FaceFolder, decode_image
 from labkit.errors import UserError
 from labkit.files import write_text
 from labkit.progress import progress
 from parts.clean_list import Finding, listed
 from parts.measure import Measures
-from parts.pool import cores
 from parts.review_template import TEMPLATE
 
 SIDE = 112
@@ -140,7 +141,7 @@ def as_script_data(data: object) -> str:
 
 def _add_pictures(folder: FaceFolder, shown: list[tuple[int, dict]]) -> None:
     with (
-        ThreadPoolExecutor(cores()) as threads,
+        ThreadPoolExecutor(cpu_count()) as threads,
         progress(total=len(shown), desc="drawing the page", unit="pictures") as bar,
     ):
         for (_, card), picture in zip(

@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from torch.utils.data import DataLoader, Dataset
 
 from labkit.data.batches import IdentityBatchSampler, Item, TrainingBatch
@@ -126,7 +127,7 @@ def train_loader(
     room = room_for(shape) if image_size else None
     if workers is None:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        workers = min(MOST_WORKERS, max(_cores() // neighbours, 1))
+        workers = min(MOST_WORKERS, max(cpu_count() // neighbours, 1))
         if room is not None:
             workers = min(workers, max((room // neighbours - HELD) // BATCHES_AHEAD, 0))
     slots = BATCHES_AHEAD * workers + HELD if workers else 0
@@ -151,11 +152,6 @@ def train_loader(
         # Else each epoch would draw from PyTorch's global generator, which the losses use.
         generator=torch.Generator(),
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use, which a batch system can make fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_signals(worker: int) -> None:

@@ -11,10 +11,10 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from os import cpu_count
 from pathlib import Path
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, centre_crop, decode_image
@@ -31,7 +31,7 @@ class ReferenceSystem:
 
     batch_size = 64
     min_size: int | None = None  # pixels of the shorter side that it makes use of
-    threads = min(8, cpu_count() or 1)
+    threads = min(8, cpu_count())
 
     def describe(self, image: Image.Image) -> np.ndarray:
         """Numbers of any scale for one RGB picture, float (d,)."""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from joblib import cpu_count
 from PIL import ImageOps
 from threadpoolctl import threadpool_limits
 
@@ -93,7 +94,7 @@ def _score_whole(embeddings: np.ndarray, left: np.ndarray, right: np.ndarray) ->
         part = slice(start, start + READ)
         scores[part] = similarity[left[part] * n + right[part]]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         list(pool.map(fill, range(0, len(left), READ)))
     return scores
 
@@ -129,7 +130,7 @@ def _score_tiles(embeddings: np.ndarray, left: np.ndarray, right: np.ndarray) ->
             products = np.einsum("nd,nd->n", embeddings[a[part]], embeddings[b[part]])
             ordered[start + part.start : start + part.stop] = products
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cpu_count()) as pool:
         list(pool.map(fill, starts, ends))
     if tile is not None:
         scores[order] = ordered

@@ -1,10 +1,10 @@
 """Exact search in very many embeddings, screened on a copy of a quarter of their size."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
+from joblib import cpu_count
 
 from labkit.gallery.search import as_rows, ranked
 
@@ -66,7 +66,7 @@ class CompactScreen:
         count = len(self.rows)
         scores = np.empty(count, dtype=np.float32)
         group_best = np.empty(-(-count // GROUP), dtype=np.float32)
-        kernel, threads = _kernel(), os.cpu_count() or 1
+        kernel, threads = _kernel(), cpu_count()
         edges = np.linspace(0, len(group_best), 4 * threads + 1).astype(np.int64)
         with ThreadPoolExecutor(threads) as pool:
             jobs = [

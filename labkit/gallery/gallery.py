@@ -1,12 +1,12 @@
 """Known people: embeddings, one mean per star, and pictures to show."""
 
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, decode_image
@@ -271,7 +271,7 @@ def _embed(folder: FaceFolder, chosen: np.ndarray, embedder, batch_size: int):
     """Embeddings, small JPEGs and numbers of the readable images, and the names of the others."""
     vectors, small, kept, skipped = [], [], [], []
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-    threads = min(16, os.cpu_count() or 1)
+    threads = min(16, cpu_count())
     with (
         ThreadPoolExecutor(threads) as pool,
         progress(total=len(chosen), desc="gallery", unit="image") as bar,

@@ -22,6 +22,7 @@ os.environ.setdefault("LABKIT_PROGRESS", "none")
 sys.path.insert(0, str(Path(__file__).parents[2] / "data_scripts"))
 
 import numpy as np  # noqa: E402
+from joblib import cpu_count  # noqa: E402
 from PIL import Image  # noqa: E402
 from skimage import data  # noqa: E402
 
@@ -30,7 +31,6 @@ from labkit.crop import crop_face, find_faces, only_face, read_photo  # noqa: E4
 from labkit.errors import UserError  # noqa: E402
 from parts.detectors import DETECTORS, detector  # noqa: E402
 from parts.job import Job  # noqa: E402
-from parts.pool import cores  # noqa: E402
 
 
 def photos(width: int, count: int) -> list[bytes]:
@@ -114,7 +114,7 @@ def whole_runs(count: int) -> None:
             path.write_bytes(content)
         with tarfile.open(f"{raw}.tar.gz", "w:gz") as archive:
             archive.add(raw, "train")
-        for workers in sorted({1, cores()}):
+        for workers in sorted({1, cpu_count()}):
             for source in (raw, f"{raw}.tar.gz"):
                 out = Path(folder) / f"out{workers}{Path(source).suffix}"
                 flags = [str(source), "--out", str(out), "--workers", str(workers)]

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-k", type=int, default=5)
     args = parser.parse_args()
-    compact.os.cpu_count = lambda: args.threads
+    compact.cpu_count = lambda: args.threads
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(args.threads):
         rows = make_rows(Path(folder) / "rows.f32", args.entries, args.size)
         rng = np.random.default_rng(1)
