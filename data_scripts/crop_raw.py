@@ -24,8 +24,9 @@ from zlib import crc32
 from joblib import cpu_count
 from PIL import Image
 
-from labkit.crop import DETECTION_SIDES, FORMATS, crop_face, read_photo, square_around
+from labkit.crop import DETECTION_SIDES, crop_face, read_photo, square_around
 from labkit.errors import UserError, reason
+from labkit.pictures import DAMAGED, FORMATS
 from parts.detectors import DETECTORS, detector
 from parts.job import Job, check_apart, main, parser, place, positive
 from parts.names import Taken, plain
@@ -97,7 +98,7 @@ def _draft(data: bytes) -> Image.Image | None:
             if scale > 0.5 or image.draft("RGB", wanted) is None or image.size == full:
                 return None
             return read_photo(image)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return None  # read_photo says what is wrong with it
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from labkit.errors import UserError, reason
+from labkit.pictures import DAMAGED, FORMATS, rgb
 
 GREY = (128, 128, 128)
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -105,7 +105,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
         raise UserError(f"{name} is not a picture; use a JPEG, PNG or WebP photo") from None
     except Image.DecompressionBombError:
         raise _too_large(name, None) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error):
+    except DAMAGED:
         raise UserError(
             f"{name} is cut short or damaged; copy or download the photo again"
         ) from None
@@ -138,15 +138,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image = _upright(image)
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        scale = 255 / 65535 if values.max(initial=0) > 255 else 1
-        return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         backdrop = Image.new("RGBA", image.size, (*GREY, 255))
         image = Image.alpha_composite(backdrop, image)
-    return image.convert("RGB") if image.mode != "RGB" else image
+    return rgb(image)
 
 
 @lru_cache(maxsize=1)

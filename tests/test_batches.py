@@ -161,6 +161,19 @@ def test_an_unreadable_image_is_named(tmp_path, content):
         decode_image(path)
 
 
+def test_a_file_of_another_format_is_not_an_image_whatever_its_name(tmp_path):
+    """Pillow would start another program for it."""
+    path = tmp_path / "page.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match=r"page\.jpg is not an image that can be read"):
+        decode_image(path)
+
+
+def test_grey_of_16_bits_keeps_its_brightness(tmp_path):
+    Image.fromarray(np.full((20, 30), 32768, np.uint16)).save(tmp_path / "grey.png")
+    assert np.unique(decode_pixels(tmp_path / "grey.png")).tolist() in ([127], [128])
+
+
 def test_the_centre_crop_is_the_reference_trainers():
     """Resize the shorter side to 256 and cut the middle 224, in one step instead of two."""
     gradient = np.linspace(0, 255, 200).astype(np.uint8)

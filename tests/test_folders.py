@@ -19,6 +19,7 @@ def test_images_at_any_depth_upper_case_and_hangul_are_found_and_others_passed_o
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "nobody").mkdir()
+    (tmp_path / "a/folder.jpg").mkdir()
     folder = FaceFolder.scan(tmp_path)
     assert folder.identities == ["a", "b"]
     assert names(folder) == ["a/한글.jpeg", "b/deep/er/y.PNG", "b/x.jpg"]
@@ -39,8 +40,9 @@ def test_a_cached_listing_is_read_back_and_noticed_when_stale(faces, tmp_path):
     make_faces(faces, 1, 1, seed=9)
     assert len(FaceFolder.scan(faces, cache=cache)) == len(first)
     assert len(FaceFolder.scan(faces, cache=cache, extensions=[".jpg"])) == len(first)
-    cache.write_bytes(b"not a listing")
-    assert len(FaceFolder.scan(faces, cache=cache)) == len(first)
+    for damaged in (b"not a listing", cache.read_bytes()[:200], cache.read_bytes()[:-30]):
+        cache.write_bytes(damaged)
+        assert len(FaceFolder.scan(faces, cache=cache)) == len(first)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file"])

@@ -112,3 +112,15 @@ def test_a_wrong_name_gets_one_clear_line(tmp_path, text, message):
 def test_a_batch_larger_than_the_population_is_refused(tmp_path):
     with pytest.raises(UserError, match="synth:world, which has 6"):
         TrainingData.open(settings(tmp_path, batch_size=7)).loader()
+
+
+@pytest.mark.parametrize("device", ["cpu", None])
+def test_a_batch_says_which_photographs_it_shows(device):
+    people = RenderedPeople(World(0), 4, 3, first_identity=7)
+    items = next(iter(IdentityBatchSampler(people, batch_size=4, images_per_class=2)))
+    images = FreshFaces(people, image_size=32, mirror=False, device=device)
+    batch = images.__getitems__(items)
+    batch = batch if device else images.develop(batch, "cpu")
+    assert batch.numbers.tolist() == [list(item.images) for item in items]
+    person = people.identities[items[1].label]
+    assert people.name(batch.numbers[1, 0]).startswith(f"synth:world/{person}/")

@@ -40,7 +40,7 @@ class TrainingBatch(NamedTuple):
     images: torch.Tensor
     labels: torch.Tensor
     unreadable: list[str]
-    numbers: torch.Tensor = torch.empty(0, 0, dtype=torch.int64)
+    numbers: torch.Tensor
 
 
 class IdentityBatchSampler(Sampler[list[Item]]):

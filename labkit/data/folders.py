@@ -2,8 +2,11 @@
 
 import csv
 import os
+import zipfile
+import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +137,14 @@ class FaceFolder:
         """Images per identity, int64 (identities,)."""
         return np.diff(self.starts)
 
+    def digest(self) -> str:
+        """What tells this listing from another: the same identities and files give the same."""
+        named = blake2b(digest_size=16)
+        for strings in (_Strings.of(self.identities), self._names):
+            named.update(strings.ends.astype(np.int64))
+            named.update(strings.blob)
+        return named.hexdigest()
+
     def details(self) -> dict[str, dict[str, str]]:
         """What is known of the people: identity → column → value, from `identities.csv`.
 
@@ -184,10 +195,10 @@ def _images_below(root: Path, identity: str, extensions, folders) -> list[str]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.name.lower().endswith(extensions):
-                        found.append(f"{below}/{entry.name}")
-                    elif entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
                         waiting.append(f"{below}/{entry.name}")
+                    elif entry.name.lower().endswith(extensions):
+                        found.append(f"{below}/{entry.name}")
         except OSError as error:
             raise UserError(f"cannot read the folder {root / below}: {reason(error)}") from None
     return found
@@ -224,6 +235,6 @@ def _read_scan(cache: Path, root: Path, extensions) -> FaceFolder | None:
             identities = _Strings(stored["identities"], stored["identity_ends"])
             names = _Strings(stored["names"], stored["name_ends"])
             labels = stored["labels"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     return FaceFolder(root, [identities[i] for i in range(len(identities))], labels, names)

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from labkit.errors import UserError
+from labkit.pictures import DAMAGED, FORMATS, rgb
 
 try:
     import simplejpeg
@@ -40,13 +41,13 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
                 return _decode_jpeg(data, min_size)
             except ValueError:
                 pass  # damaged, or in colours of its own: Pillow decides
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if min_size is not None and image.format == "JPEG":
                 image.draft("RGB", _asked_size(image.width, image.height, min_size))
-            return np.array(image.convert("RGB"))
+            return np.array(rgb(image))
     except FileNotFoundError:
         raise UserError(f"{name} does not exist") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         if isinstance(error, UnidentifiedImageError):
             raise UserError(f"{name} is not an image that can be read") from None
         raise UserError(f"{name} cannot be decoded as an image: {error}") from None

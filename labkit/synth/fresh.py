@@ -68,6 +68,10 @@ class RenderedPeople:
         """Photographs of each person in an epoch, int64 (identities,)."""
         return np.diff(self.starts)
 
+    def digest(self) -> str:
+        """What tells these people from others of the same population."""
+        return f"{self.root}, people {self.identities}, photographs {self.images}"
+
     def name(self, image: int) -> str:
         """What to call photograph number `image` of an epoch."""
         person, photo = divmod(int(image), self.images)
@@ -81,6 +85,7 @@ class Shots(NamedTuple):
     photos: list
     mirrored: np.ndarray
     labels: torch.Tensor
+    numbers: torch.Tensor
 
 
 class FreshFaces(Dataset):
@@ -111,7 +116,8 @@ class FreshFaces(Dataset):
                 photos.append(_closer(photo, rng))
                 mirrored.append(self.mirror and rng.random() < 0.5)
         labels = torch.tensor([item.label for item in items])
-        shots = Shots(persons, photos, np.array(mirrored), labels)
+        numbers = torch.tensor([item.images for item in items])
+        shots = Shots(persons, photos, np.array(mirrored), labels, numbers)
         return shots if self.device is None else self.develop(shots, self.device)
 
     def develop(self, shots: Shots, device) -> TrainingBatch:
@@ -120,7 +126,7 @@ class FreshFaces(Dataset):
         mirrored = torch.from_numpy(shots.mirrored).to(pictures.device)
         pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
         images = pictures.reshape(len(shots.labels), -1, *pictures.shape[1:])
-        return TrainingBatch(images, shots.labels, [])
+        return TrainingBatch(images, shots.labels, [], shots.numbers)
 
 
 def _closer(photo, rng: np.random.Generator):
