@@ -76,6 +76,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UserError(f"{name} must be {least} or more, found {value}")
+        if self.seed >= 2**63:
+            raise UserError(f"seed must be below 2^63, found {self.seed}")
         if not self.lr > 0:
             raise UserError(f"lr must be above 0, found {self.lr}")
         if (self.val_dir is None) != (self.val_list is None):
@@ -91,12 +93,29 @@ class TrainConfig:
         return cls(**{**read_settings(path), **overrides})
 
 
+REFERENCE_NAMES = dict(
+    nOut="embedding_size",
+    initial_model="initial_weights",
+    trainfunc="loss",
+    nClasses="num_classes",
+    nPerClass="images_per_class",
+    max_img_per_cls="max_images_per_class",
+    nDataLoaderThread="workers",
+    save_path="run_dir",
+    train_path="train_dir",
+    train_ext="train_extensions",
+    test_path="val_dir",
+    test_list="val_list",
+    mixedprec="mixed_precision",
+)
+"""Names of the reference trainer and the settings they stand for; see also `expanded`."""
+
 _FIELDS = {item.name: item for item in dataclasses.fields(TrainConfig)}
 _AT_LEAST = dict(
     embedding_size=1,
     image_size=32,
     images_per_class=1,
-    batch_size=1,
+    batch_size=2,
     max_images_per_class=1,
     images_at_once=1,
     num_classes=2,
@@ -131,7 +150,8 @@ def _in_words(kind: object) -> str:
 def read_settings(path: str | Path) -> dict:
     """The settings in a YAML file, as keyword arguments of `TrainConfig`.
 
-    Raises UserError when the file cannot be read or holds a key that is not a setting.
+    The reference trainer's names are taken too. Raises UserError when the file cannot be read or
+    holds a key that is not a setting.
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -143,12 +163,41 @@ def read_settings(path: str | Path) -> dict:
         raise UserError(f"{path} is not valid YAML{where}") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold lines of the form `setting: value`")
-    for key in settings:
-        if key not in _FIELDS:
-            close = difflib.get_close_matches(str(key), _FIELDS, n=3)
+    known = [*_FIELDS, *REFERENCE_NAMES, *_SEVERAL]
+    named: dict = {}
+    for key, value in settings.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=3)
             hint = f": did you mean {' or '.join(close)}?" if close else ""
             raise UserError(f"{path}: there is no setting '{key}'{hint}")
-    return settings
+        name = REFERENCE_NAMES.get(key, key)
+        if name in named:
+            raise UserError(f"{path} gives {name} twice, once as {key}")
+        named[name] = _as_number(value) if name in _NUMBERS else value
+    return {
+        **expanded({n: v for n, v in named.items() if n in _SEVERAL}),
+        **{n: v for n, v in named.items() if n not in _SEVERAL},
+    }
+
+
+def expanded(settings: dict) -> dict:
+    """What the reference trainer's `test_interval` and `gpu` mean, as settings of `TrainConfig`."""
+    return {name: value for key in settings for name, value in _SEVERAL[key](settings[key]).items()}
+
+
+_SEVERAL = dict(
+    test_interval=lambda epochs: dict(val_interval=epochs, lr_step_epochs=epochs),
+    gpu=lambda number: dict(device=f"cuda:{number}"),
+)
+_NUMBERS = {name for name, item in _FIELDS.items() if item.type in (float, float | None)}
+
+
+def _as_number(value: object) -> object:
+    """A number that YAML takes for text, as it does 1e-3 (to YAML, numbers have a point)."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 @dataclass(frozen=True)

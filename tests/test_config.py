@@ -17,10 +17,14 @@ def test_settings_survive_yaml(tmp_path):
     ("text", "complaint"),
     [
         ("bach_size: 3", "no setting 'bach_size': did you mean batch_size"),
+        ("trainfun: softmax", "no setting 'trainfun': did you mean trainfunc"),
+        ("loss: softmax\ntrainfunc: triplet", "gives loss twice, once as trainfunc"),
+        ("seed: 99999999999999999999999", "seed must be below"),
+        ("batch_size: 1", "batch_size must be 2 or more"),
         ("- a\n- b", "must hold lines of the form"),
         ("a: [1", "not valid YAML on line"),
         ("batch_size: many", "batch_size must be a whole number, found 'many'"),
-        ("batch_size: 0", "batch_size must be 1 or more, found 0"),
+        ("batch_size: 0", "batch_size must be 2 or more, found 0"),
         ("lr: -1", "lr must be above 0"),
         ("mirror: 1", "mirror must be true or false"),
         ("margin: x", "margin must be a number or nothing"),
@@ -33,6 +37,19 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path, text, complaint):
     with pytest.raises(UserError, match=complaint) as caught:
         TrainConfig.from_yaml(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_settings_file_takes_the_reference_trainers_names(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("trainfunc: angproto\nnPerClass: 2\nlr: 1e-3\ntest_interval: 3\ngpu: 1\n")
+    assert TrainConfig.from_yaml(path) == TrainConfig(
+        loss="angproto",
+        images_per_class=2,
+        lr=0.001,
+        val_interval=3,
+        lr_step_epochs=3,
+        device="cuda:1",
+    )
 
 
 def test_a_whole_number_is_good_enough_for_a_number():
