@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labkit.config import TrainConfig, read_settings
-from labkit.errors import UserError, reason
+from labkit.errors import UserError, reason, reason_in_short
 from labkit.files import atomic_path, only_writer, sha256, write_bytes, write_csv
 from labkit.models import InputSpec, build_model
 from labkit.reference import load_reference_model
+from labkit.registry import MODELS
 
 __all__ = [
     "METRIC_COLUMNS",
@@ -85,7 +85,9 @@ def save_weights(
         std=list(input_spec.std),
     )
     tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+        # A copy of each, as the format knows no tensor under two names (tied layers).
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
     }
     with atomic_path(path) as beside:
         save_file(tensors, beside, metadata={"facelab": json.dumps(about)})
@@ -107,6 +109,11 @@ def load_weights(
         info = WeightsInfo(about["model"], about["embedding_size"], spec, path, sha256(path))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a weights file of this kit: {error} is missing") from None
+    if ":" not in info.model and info.model not in MODELS:
+        raise UserError(
+            f"{path} holds the network {info.model}, which is not one of the kit's: give the file "
+            "that registers it with --plugin, or run the notebook cell that does"
+        )
     model = build_model(info.model, info.embedding_size)
     try:
         model.load_state_dict(tensors)
@@ -223,12 +230,14 @@ class RunFolder:
     def __exit__(self, *error) -> None:
         self._lock.__exit__(*error)
 
-    def begin(self, config: TrainConfig) -> None:
+    def begin(self, config: TrainConfig) -> dict:
         """Write the settings, or hold them against those that the run here was made with.
 
-        A folder without a saved state has no run yet: a mistake in the first command costs
-        nothing. Raises UserError that names the settings which differ.
+        Returns the earlier settings, none for a new run. A folder without a saved state has no
+        run yet: a mistake in the first command costs nothing. Raises UserError that names the
+        settings which differ.
         """
+        earlier = {}
         if self.config_file.exists() and self.state_file.exists():
             earlier = read_settings(self.config_file)
             differing = [
@@ -242,6 +251,7 @@ class RunFolder:
                     "choose another run folder, or delete this one to start over"
                 )
         config.to_yaml(self.config_file)
+        return earlier
 
     def save_state(self, state: dict) -> None:
         """Write all that resuming needs, as one file."""
@@ -256,10 +266,10 @@ class RunFolder:
             return None
         try:
             return torch.load(self.state_file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # there is no end to what PyTorch raises for a damaged file
             kept = f", or begin another with the initial_weights {self.last}"
             raise UserError(
-                f"{self.state_file} is damaged ({error}): delete the run folder"
+                f"{self.state_file} is damaged ({reason_in_short(error)}): delete the run folder"
                 + (kept if self.last.exists() else "")
             ) from None
 

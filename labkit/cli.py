@@ -1,6 +1,7 @@
 """The command line: `labkit COMMAND …`. What each command does is in `commands.py`."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -9,7 +10,8 @@ from contextlib import nullcontext, redirect_stdout
 
 from labkit import __version__
 from labkit.config import PRESETS
-from labkit.errors import UserError
+from labkit.errors import AgreedError, UserError
+from labkit.signals import StopAsked, Stopped, stop_at_once
 from labkit.train_flags import add_train_flags
 
 
@@ -28,8 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--device", help="cpu, cuda, cuda:0 or mps; the best there is when left out"
     )
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, parents=[common])
+    with_network = argparse.ArgumentParser(add_help=False)
+    with_network.add_argument(
+        "--plugin", metavar="FILE.py", help="Python file that registers networks or losses of yours"
+    )
+
+    def command(name: str, text: str, *parents: argparse.ArgumentParser):
+        return commands.add_parser(name, help=text, description=text, parents=[common, *parents])
 
     add = command("synth", "render built-in faces into a face folder").add_argument
     add("--out", required=True, metavar="DIR")
@@ -47,9 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=_natural, default=0, metavar="S")
     add("--unlabelled", action="store_true", help="leave the labels out (a blind list)")
 
-    add_train_flags(command("train", "train a network; again to go on where it stopped"))
+    text = "train a network; again to go on where it stopped"
+    add_train_flags(command("train", text, with_network))
 
-    add = command("eval", "score a pair list with trained weights and report the EER").add_argument
+    text = "score a pair list with trained weights and report the EER"
+    add = command("eval", text, with_network).add_argument
     add("--weights", required=True, metavar="FILE")
     add("--test_path", required=True, metavar="DIR")
     add("--test_list", required=True, metavar="FILE")
@@ -65,20 +74,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("score_file", metavar="SCORE_FILE")
     add("--labels", metavar="FILE", help="labelled pair list, for the scores of a blind list")
 
-    add = command("embed", "embed the images of a folder").add_argument
+    add = command("embed", "embed the images of a folder", with_network).add_argument
     add("folder", metavar="DIR")
     add("--weights", required=True, metavar="FILE")
     add("--out", required=True, metavar="FILE.npz")
     add("--detect", action="store_true", help="cut the face out of each photo first")
 
-    add = command("gallery", "make a gallery of known people from a face folder").add_argument
+    text = "make a gallery of known people from a face folder"
+    add = command("gallery", text, with_network).add_argument
     add("folder", metavar="DIR")
     add("--weights", required=True, metavar="FILE")
     add("--out", required=True, metavar="FILE")
     add("--val_path", metavar="DIR", help="face folder to calibrate likeness on, with --val_list")
     add("--val_list", metavar="FILE", help="its labelled pair list")
 
-    add = command("lookalike", "find the people of a gallery who look like a photo").add_argument
+    text = "find the people of a gallery who look like a photo"
+    add = command("lookalike", text, with_network).add_argument
     add("photos", nargs="+", metavar="PHOTO")
     add("--gallery", required=True, metavar="FILE")
     add("--weights", metavar="FILE", help="when the gallery's own weights have moved")
@@ -143,17 +154,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     if args.json:
         os.environ.setdefault("LABKIT_PROGRESS", "none")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names can hold anything
+    first = os.environ.get("RANK", "0") == "0"  # one answer, however many processes train
+    came: list[str] = []
     try:
-        from labkit import commands  # PyTorch takes seconds to import; --help should not
+        with (
+            stop_at_once(came) if args.command == "train" else nullcontext(),
+            redirect_stdout(sys.stderr) if args.json else nullcontext(),
+        ):
+            from labkit import commands  # PyTorch takes seconds to import; --help should not
 
-        with redirect_stdout(sys.stderr) if args.json else nullcontext():
             result, text = getattr(commands, args.command)(args)
-        if os.environ.get("RANK", "0") == "0":  # one answer, however many processes train
+        if first:
             print(json.dumps(result, ensure_ascii=False, default=str) if args.json else text)
             sys.stdout.flush()
     except UserError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        if first or not isinstance(error, AgreedError):
+            print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
+    except StopAsked:
+        print(f"labkit: stopped by {came[0]} outside of training; give the same command again",
+            file=sys.stderr)  # fmt: skip
+        return Stopped.exit_code
     except KeyboardInterrupt:
         print("labkit: interrupted", file=sys.stderr)
         return 130

@@ -28,6 +28,7 @@ from labkit.evaluate import (
 from labkit.files import atomic_path
 from labkit.lab import Lab
 from labkit.models import InputSpec
+from labkit.plugins import load_plugin
 from labkit.progress import progress
 from labkit.train_flags import train_settings
 
@@ -91,10 +92,19 @@ def train(args: Namespace) -> Answer:
     )
 
 
+def _embedder(weights: str | Path, args: Namespace, **settings) -> Embedder:
+    """The network of a weights file, which a plugin may have to bring."""
+    if args.plugin:
+        load_plugin(args.plugin)
+    return Embedder(weights, device=args.device, **settings)
+
+
 def _eval_as_reference(config: TrainConfig, output: str | None) -> Answer:
     """`--eval` as the reference trainer has it: the weights are those of --initial_model."""
     if not (config.initial_weights and config.val_list and config.val_dir):
         raise UserError("--eval needs --initial_model, --test_path and --test_list")
+    if config.plugin:
+        load_plugin(config.plugin)
     if config.initial_weights.endswith(".safetensors"):
         embedder = Embedder(config.initial_weights, device=config.device)
     else:
@@ -107,7 +117,7 @@ def _eval_as_reference(config: TrainConfig, output: str | None) -> Answer:
 
 def eval(args: Namespace) -> Answer:
     """Score a pair list and, when it has labels, report."""
-    embedder = Embedder(args.weights, device=args.device, precision=args.precision)
+    embedder = _embedder(args.weights, args, precision=args.precision)
     if args.compare and not args.report:
         raise UserError("--compare is for the report: give --report DIR too")
     return _evaluate(
@@ -149,7 +159,7 @@ def score(args: Namespace) -> Answer:
 
 def embed(args: Namespace) -> Answer:
     """Embed a folder of images into an .npz file."""
-    embedder = Embedder(args.weights, device=args.device)
+    embedder = _embedder(args.weights, args)
     folder = FaceFolder.scan(args.folder)
     names = [folder.name(i) for i in range(len(folder))]
     without_face: list[str] = []
@@ -189,7 +199,7 @@ def gallery(args: Namespace) -> Answer:
     if bool(args.val_path) != bool(args.val_list):
         raise UserError("--val_path and --val_list go together: a face folder and its pair list")
     listed = PairList.read(args.val_list, args.val_path) if args.val_list else None
-    embedder = Embedder(args.weights, device=args.device)
+    embedder = _embedder(args.weights, args)
     made = Gallery.build(args.folder, embedder)
     if listed is not None:
         made.calibration = calibrate(embedder, listed, args.val_path)
@@ -209,7 +219,7 @@ def lookalike(args: Namespace) -> Answer:
     from labkit.gallery import Gallery
 
     known = Gallery.load(args.gallery)
-    embedder = Embedder(args.weights or known.weights_path, device=args.device)
+    embedder = _embedder(args.weights or known.weights_path, args)
     known.check(embedder)
     answers, lines = [], []
     for path in args.photos:

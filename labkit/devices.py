@@ -66,12 +66,25 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def make_accelerator(device_name: str | None, *, mixed: bool, partly_frozen: bool) -> Accelerator:
+def make_accelerator(device_name: str | None, *, mixed: bool) -> Accelerator:
     """Accelerate's handle for this run: one process, or one of those that torchrun started.
 
-    partly_frozen: some parameters get no gradient for a while.
+    Raises UserError when there are fewer GPUs than processes on this machine, or one GPU is named
+    for several processes.
     """
     device = best_device(device_name)
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cuda" and neighbours > 1:
+        if device.index is not None:
+            raise UserError(
+                f"{neighbours} processes cannot share {device}: leave --gpu and --device out, and "
+                "each takes a GPU of its own (CUDA_VISIBLE_DEVICES says which)"
+            )
+        if neighbours > torch.cuda.device_count():
+            raise UserError(
+                f"{neighbours} processes need as many GPUs, found {torch.cuda.device_count()}: "
+                "start fewer, or use --device cpu"
+            )
     # All batches have one size, so cuDNN may look for the fastest way once.
     torch.backends.cudnn.benchmark = device.type == "cuda"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -82,8 +95,23 @@ def make_accelerator(device_name: str | None, *, mixed: bool, partly_frozen: boo
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=mixed_precision(device) if mixed else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly_frozen)],
+        kwargs_handlers=[DistributedDataParallelKwargs()],
     )
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """The states of PyTorch's generators for work on a device: the CPU's and the device's own."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state())
+    return states
+
+
+def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Bring the generators back; one that was saved on another kind of device is left as it is."""
+    torch.set_rng_state(states[0])
+    if device.type != "cpu" and len(states) > 1:
+        torch.get_device_module(device).set_rng_state(states[1])
 
 
 @contextmanager

@@ -11,6 +11,15 @@ class UserError(Exception):
     exit_code = 2
 
 
+class AgreedError(UserError):
+    """Raised in all processes of a run, after they have told each other: one of them prints it."""
+
+
 def reason(error: OSError) -> str:
     """What the operating system said, as a short phrase without numbers or paths."""
     return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def reason_in_short(error: Exception) -> str:
+    """Kind and first line of an error of another library or of a user's own code."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

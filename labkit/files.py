@@ -118,8 +118,8 @@ def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a UTF-8 file whole or not at all; file names that are no UTF-8 keep their bytes."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: str | Path, value: object) -> None:

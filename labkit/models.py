@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from labkit.errors import UserError
+from labkit.errors import UserError, reason_in_short
 from labkit.registry import MODELS
 
 
@@ -275,13 +275,23 @@ def build_model(name: str, embedding_size: int = 512) -> nn.Module:
         A module in training mode that maps images (n, 3, h, w), float, to (n, embedding_size).
 
     Raises:
-        UserError: an unknown name or an embedding size below 1.
+        UserError: an unknown name, an embedding size below 1, or a network of the user's own that
+            cannot be made.
     """
     if isinstance(embedding_size, bool) or not isinstance(embedding_size, int):
         raise UserError(f"embedding_size must be a whole number, not {embedding_size!r}")
     if embedding_size < 1:
         raise UserError(f"embedding_size must be 1 or more, not {embedding_size}")
-    return MODELS.get(name)(embedding_size)
+    make = MODELS.get(name)
+    try:
+        return make(embedding_size)
+    except Exception as error:
+        if MODELS.is_built_in(name) or isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"the network {name} cannot be made with {name}({embedding_size}): "
+            f"{reason_in_short(error)}"
+        ) from error
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -25,11 +25,12 @@ def load_plugin(path: str | Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(
-            f"the plugin {path} fails{_line_of(error, path)}: {type(error).__name__}: {error}"
+            f"the plugin {path} fails{line_of(error, path)}: {type(error).__name__}: {error}"
         ) from error
 
 
-def _line_of(error: Exception, path: Path) -> str:
+def line_of(error: Exception, path: str | Path) -> str:
+    """ " on line N" where an error came from that line of the file, else nothing."""
     if isinstance(error, SyntaxError):
         return f" on line {error.lineno}"
     lines = []

@@ -86,6 +86,10 @@ class Registry:
         """
         return self._find(name)[0]
 
+    def is_built_in(self, name: str) -> bool:
+        """Whether the kit's own code stands behind a name. Raises UserError as `get` does."""
+        return _built_in(self.get(name))
+
     def names(self) -> list[str]:
         """Every registered name, without aliases, in the order in which they were entered."""
         return [name for name, _ in self._entries.values()]

@@ -5,17 +5,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from labkit.config import TrainConfig
 from labkit.data import FaceFolder, TrainingBatch, TrainingImages, train_loader
+from labkit.data.loading import ClosableLoader
 from labkit.synth.fresh import SCHEME, FreshFaces, RenderedPeople
 
 
 class TrainingLoader:
     """The batches of one epoch after another: `len` is the steps of an epoch."""
 
-    def __init__(self, loader: DataLoader, finish=None):
+    def __init__(self, loader: ClosableLoader, finish=None):
         self._loader, self._finish = loader, finish
 
     def __len__(self) -> int:
@@ -30,8 +30,8 @@ class TrainingLoader:
         self._loader.batch_sampler.set_epoch(epoch, first_step)
 
     def close(self) -> None:
-        """Let the worker processes end; no batch comes after it."""
-        self._loader = None
+        """End the worker processes; no batch comes after it."""
+        self._loader.close()
 
 
 class TrainingData:
@@ -64,6 +64,10 @@ class TrainingData:
             return cls(config, RenderedPeople.parse(config.train_dir, config.max_images_per_class))
         extensions = [f".{name.strip(' .')}" for name in config.train_extensions.split(",")]
         return cls(config, FaceFolder.scan(config.train_dir, extensions=extensions, cache=cache))
+
+    def digest(self) -> str:
+        """The same for the same people and images in the same order."""
+        return self.faces.digest()
 
     def name(self, image: int) -> str:
         """What to call an image of a batch in a message."""

@@ -99,9 +99,10 @@ def test_a_damaged_state_is_one_clear_line(tmp_path):
     assert folder.load_state() is None
     folder.save_state({"x": torch.ones(2)})
     assert torch.equal(folder.load_state()["x"], torch.ones(2))
-    folder.state_file.write_bytes(folder.state_file.read_bytes()[:300])
-    with pytest.raises(UserError, match=r"is damaged.*: delete the run folder$"):
-        folder.load_state()
+    for damaged in (folder.state_file.read_bytes()[:300], b"hello, this is text", b""):
+        folder.state_file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged.*: delete the run folder$"):
+            folder.load_state()
     folder.last.touch()
     with pytest.raises(UserError, match="another with the initial_weights .*last.safetensors"):
         folder.load_state()

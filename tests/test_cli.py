@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import make_faces
 from PIL import Image
+from runs import plain_net, small_run
 from test_crop import BAD_FILES
 
 from labkit.checkpoint import save_weights
@@ -15,6 +16,7 @@ from labkit.cli import build_parser, main
 from labkit.config import TrainConfig
 from labkit.data import PairList
 from labkit.models import InputSpec, build_model
+from labkit.train import fit
 from labkit.train_flags import train_settings
 
 
@@ -158,7 +160,7 @@ def test_a_gallery_and_its_map(data_directory, weights, tmp_path, capsys):
         ("facemap --gallery {tmp}/none.safetensors --out m.html", "does not exist"),
         ("train --config {tmp}/none.yaml", "none.yaml"),
         ("train --train_path /nowhere --save_path {tmp}/run", "/nowhere does not exist"),
-        ("train --batch_size 0 --save_path {tmp}/run", "batch_size must be 1 or more"),
+        ("train --batch_size 0 --save_path {tmp}/run", "batch_size must be 2 or more"),
         ("train --eval", "--eval needs"),
         ("run --data /nowhere --preset smoke --out {tmp}/run", "/nowhere does not exist"),
         ("embed /nowhere --weights {tmp}/x --out {tmp}/y.npz", "{tmp}/x"),
@@ -254,3 +256,20 @@ def test_the_program_starts_as_a_module_and_help_needs_no_pytorch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     done = subprocess.run([sys.executable, "-m", "labkit", "--help"], capture_output=True)
     assert done.returncode == 0 and b"facemap" in done.stdout
+
+
+def test_a_network_of_ones_own_is_used_with_its_plugin(data_directory, tmp_path):
+    """In processes of their own, where nothing has registered it."""
+    plugin, run_dir = plain_net(tmp_path), tmp_path / "run"
+    config = small_run(data_directory, run_dir, plugin=plugin, model="plain", max_epoch=1)
+    weights = str(fit(config).last_weights)
+    command = [sys.executable, "-m", "labkit", "eval", "--device", "cpu", "--weights", weights]
+    command += ["--test_path", config.val_dir, "--test_list", config.val_list]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "registers it with --plugin" in done.stderr
+    done = subprocess.run([*command, "--plugin", plugin], capture_output=True, text=True)
+    assert done.returncode == 0 and "EER" in done.stdout, done.stderr
+    as_reference = ["train", "--eval", "--initial_model", weights, "--plugin", plugin, *command[8:]]
+    done = subprocess.run([*command[:3], *as_reference], capture_output=True, text=True)
+    assert done.returncode == 0 and "EER" in done.stdout, done.stderr

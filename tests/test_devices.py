@@ -1,4 +1,4 @@
-"""Memory of the process that trains."""
+"""Memory of the process that trains, and the GPUs of several."""
 
 import json
 import resource
@@ -10,6 +10,7 @@ import torch
 
 from labkit import devices
 from labkit.devices import memory_kept
+from labkit.errors import UserError
 
 CPU = torch.device("cpu")
 SIZE = 100 << 20  # bytes: above what the C library ever keeps by itself
@@ -95,3 +96,15 @@ def test_a_c_library_without_the_calls_is_no_problem(monkeypatch):
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())
     with memory_kept(CPU):
         torch.ones(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("cuda", "4 processes need as many GPUs, found 2"), ("cuda:1", "cannot share cuda:1")],
+)
+def test_processes_without_a_gpu_each_are_one_clear_line(monkeypatch, name, complaint):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=complaint):
+        devices.make_accelerator(name, mixed=False)

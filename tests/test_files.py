@@ -73,3 +73,9 @@ def test_the_cache_folder_can_be_named(tmp_path, monkeypatch):
 def test_sha256_of_a_known_text(tmp_path):
     write_text(tmp_path / "abc", "abc")  # the example of FIPS 180-2, appendix B.1
     assert sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+def test_names_that_are_no_utf_8_keep_their_bytes(tmp_path):
+    write_text(tmp_path / "names.txt", "caf\udce9.jpg\n")
+    assert (tmp_path / "names.txt").read_bytes() == b"caf\xe9.jpg\n"

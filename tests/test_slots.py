@@ -1,6 +1,10 @@
 """Batches that loader processes leave in shared memory."""
 
 import gc
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -147,3 +151,40 @@ def test_the_crops_of_a_place_in_the_batch_do_not_depend_on_the_process(data_dir
     whole = next(iter(data.loader()))
     parts = [next(iter(data.loader(rank=rank, processes=2))) for rank in range(2)]
     assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+
+
+def test_loader_processes_outlive_the_signal_of_a_batch_system_until_they_are_closed(faces):
+    """Also in the middle of an epoch, whose iterator somebody still holds."""
+    loader = loader_of(faces, 2)
+    batches = iter(loader)
+    next(batches)
+    workers = batches._workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    with pytest.raises(StopIteration):
+        while True:
+            next(batches)
+    assert all(worker.is_alive() for worker in workers)
+    batches = iter(loader)
+    next(batches)
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+
+
+LEFT_OPEN = """
+import sys
+sys.path[:0] = {paths!r}
+from test_slots import loader_of
+loader = loader_of({faces!r}, 2)
+batches = iter(loader)
+next(batches)
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise RuntimeError('with the batches in its traceback')"])
+def test_a_loader_that_nobody_closes_ends_with_the_program(faces, end):
+    script = LEFT_OPEN.format(paths=[os.path.dirname(__file__)], faces=str(faces), end=end)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == bool(end)
+    assert "killed" not in done.stderr and "DataLoader worker" not in done.stderr

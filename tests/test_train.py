@@ -1,4 +1,6 @@
+import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,9 @@ from runs import same, small_run, state_of
 
 from labkit.checkpoint import RunFolder, load_weights, read_metrics
 from labkit.errors import UserError
+from labkit.models import InputSpec, build_model
 from labkit.train import Stopped, fit, loop
+from labkit.train.checks import checked_loss, try_out
 
 
 @pytest.fixture
@@ -151,7 +155,7 @@ def test_settings_that_cannot_work_are_one_clear_line_before_training(config, ch
 
 def test_one_identity_is_one_clear_line(config, tmp_path):
     with pytest.raises(UserError, match="one identity"):
-        fit(replace(config, train_dir=str(make_faces(tmp_path / "one", 1, 9)), batch_size=1))
+        fit(replace(config, train_dir=str(make_faces(tmp_path / "one", 1, 9))))
 
 
 def test_weights_of_another_model_are_one_clear_line_before_training(config):
@@ -176,6 +180,195 @@ def test_training_data_that_has_changed_is_noticed_on_resume(config, tmp_path):
     make_faces(root, 1, 6, seed=8)
     with pytest.raises(UserError, match="has changed since this run began"):
         fit(replace(config, max_epoch=2))
+
+
+def test_a_renamed_identity_is_noticed_on_resume(config, tmp_path):
+    """It would give other people its labels."""
+    root = make_faces(tmp_path / "faces", 12, 6)
+    config = replace(config, train_dir=str(root), max_epoch=1)
+    fit(config)
+    first = sorted(root.iterdir())[0]
+    first.rename(root / "zz")
+    with pytest.raises(UserError, match="have other names"):
+        fit(replace(config, max_epoch=2))
+    (root / "zz").rename(first)
+    assert len(fit(replace(config, max_epoch=2)).rows) == 2
+
+
+def test_metrics_that_a_kill_left_behind_are_written_again(config):
+    result = fit(replace(config, max_epoch=2))
+    file = result.run_dir / "metrics.csv"
+    whole = file.read_text()
+    file.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    assert len(fit(replace(config, max_epoch=2)).rows) == 2
+    assert file.read_text() == whole
+
+
+def test_an_unreadable_validation_image_is_told_before_training(config, tmp_path):
+    val = shutil.copytree(config.val_dir, tmp_path / "val")
+    bad = sorted(val.rglob("*.jpg"))[3]
+    bad.write_text("not an image")
+    with pytest.raises(UserError, match=f"validation image {bad} cannot be read") as caught:
+        fit(replace(config, val_dir=str(val)))
+    assert "\n" not in str(caught.value)
+    assert not RunFolder(config.run_dir).state_file.exists()
+
+
+def test_no_chunk_is_too_small_for_batch_norm(config):
+    """12 images, 11 at once: two chunks of 6, not one of 11 and one of 1."""
+    assert len(fit(replace(config, images_at_once=11, max_epoch=1)).rows) == 1
+    assert len(
+        fit(replace(config, images_at_once=1, max_epoch=1, run_dir=config.run_dir + "1")).rows
+    )
+
+
+def test_another_end_of_a_cosine_is_told(config, capsys):
+    fit(replace(config, scheduler="cosine", max_epoch=2))
+    fit(replace(config, scheduler="cosine", max_epoch=2))
+    assert "schedule ends" not in capsys.readouterr().out
+    fit(replace(config, scheduler="cosine", max_epoch=4))
+    said = capsys.readouterr().out
+    assert "cosine schedule ends with epoch 4 now, not 2" in said and "instead of 1e-05" in said
+
+
+NETWORK = """
+    import torch
+    from labkit.losses import LossOutput
+    from labkit.registry import LOSSES, MODELS
+
+    class Small(torch.nn.Module):
+        def __init__(self, embedding_size):
+            super().__init__()
+            self.fc = torch.nn.Linear(3 * 32 * 32, embedding_size)
+
+        def forward(self, images):
+            return self.fc(images.flatten(1))
+"""
+
+
+def own_code(tmp_path, text: str) -> str:
+    path = tmp_path / "own.py"
+    path.write_text(textwrap.dedent(NETWORK) + textwrap.dedent(text))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "complaint"),
+    [
+        (
+            """
+            @MODELS.register("own")
+            class Own(Small):
+                def __init__(self):
+                    super().__init__(16)
+            """,
+            dict(model="own"),
+            r"own cannot be made with own\(16\): TypeError",
+        ),
+        (
+            """
+            @MODELS.register("own")
+            class Own(Small):
+                def forward(self, images):
+                    return self.fc(images[:, :1].flatten(1))
+            """,
+            dict(model="own"),
+            r"own does not work on images of 32 px on line 17: RuntimeError: .*shape",
+        ),
+        (
+            """
+            @MODELS.register("own")
+            class Own(Small):
+                def forward(self, images):
+                    return super().forward(images)[0]
+            """,
+            dict(model="own"),
+            r"tensor of shape \(2, 16\), it gives a tensor of shape \(16,\)",
+        ),
+        (
+            """
+            @LOSSES.register("own")
+            class Own(torch.nn.Module):
+                def forward(self, embeddings, labels):
+                    return embeddings.square().mean()
+            """,
+            dict(loss="own"),
+            r"must return LossOutput.* it gives a tensor of shape \(\)",
+        ),
+        (
+            """
+            @LOSSES.register("own")
+            class Own(torch.nn.Module):
+                def forward(self, embeddings, labels):
+                    return LossOutput(embeddings.detach().mean(), None)
+            """,
+            dict(loss="own"),
+            r"it gives \(a tensor of shape \(\) without a gradient, NoneType None\)",
+        ),
+        (
+            """
+            @LOSSES.register("own")
+            class Own(torch.nn.Module):
+                def forward(self, embeddings, labels):
+                    return LossOutput(embeddings @ labels, None)
+            """,
+            dict(loss="own"),
+            r"own does not work on embeddings of shape \(12, 1, 16\) on line 17: RuntimeError",
+        ),
+        ("", dict(model="timm:levit_128s"), "timm:levit_128s does not work on images of 32 px: "),
+    ],
+)
+def test_code_of_ones_own_is_tried_out_before_training(config, tmp_path, text, changes, complaint):
+    with pytest.raises(UserError, match=complaint) as caught:
+        fit(replace(config, plugin=own_code(tmp_path, text), **changes))
+    assert "\n" not in str(caught.value)
+    assert not RunFolder(config.run_dir).state_file.exists()
+
+
+def test_trying_out_changes_nothing(config):
+    torch.manual_seed(3)
+    network, loss = build_model("ThinResNet34", 16), checked_loss(config, 12)
+    before = copy.deepcopy([network.state_dict(), loss.state_dict()])
+    state = torch.get_rng_state()
+    assert not try_out(network, loss, InputSpec(32), config)
+    assert same([network.state_dict(), loss.state_dict()], before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_network_with_one_layer_under_two_names_is_saved_and_used(config, tmp_path):
+    plugin = own_code(
+        tmp_path,
+        """
+        @MODELS.register("own")
+        class Own(Small):
+            def __init__(self, embedding_size):
+                super().__init__(embedding_size)
+                self.again = self.fc
+        """,
+    )
+    result = fit(replace(config, plugin=plugin, model="own", max_epoch=1))
+    network, _ = load_weights(result.last_weights)
+    assert torch.equal(network.again.weight, network.fc.weight)
+
+
+def test_a_network_that_was_changed_between_two_runs_is_one_clear_line(config, tmp_path):
+    text = """
+        @MODELS.register("own")
+        class Own(Small):
+            def __init__(self, embedding_size):
+                super().__init__(embedding_size)
+                self.bias = torch.nn.Parameter(torch.zeros(LENGTH))
+
+            def forward(self, images):
+                return super().forward(images) + self.bias
+    """
+    config = replace(config, model="own", max_epoch=1)
+    fit(replace(config, plugin=own_code(tmp_path, text.replace("LENGTH", "1"))))
+    changed = own_code(tmp_path, text.replace("LENGTH", "embedding_size"))
+    with pytest.raises(UserError, match="is not the one that .* was trained with") as caught:
+        fit(replace(config, plugin=changed, max_epoch=2))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_plugin_brings_a_loss_of_ones_own(config, tmp_path):

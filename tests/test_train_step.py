@@ -51,7 +51,7 @@ class Dropping(torch.nn.Module):
 def gradients(loss_name: str, images_at_once, per_class: int) -> tuple:
     """Gradients and loss of one step, the random number after it, and how many images it took."""
     torch.manual_seed(0)
-    accelerator = devices.make_accelerator("cpu", mixed=False, partly_frozen=False)
+    accelerator = devices.make_accelerator("cpu", mixed=False)
     loss = build_loss(loss_name, embedding_size=8, num_classes=10)
     step = TrainingStep(Dropping(), loss, InputSpec(8), compiled=False)
     trained = accelerator.prepare(step)
@@ -88,7 +88,7 @@ def test_a_large_batch_needs_the_memory_of_one_chunk():
 
     def kept(images_at_once) -> int:
         torch.manual_seed(0)
-        accelerator = devices.make_accelerator("cpu", mixed=False, partly_frozen=False)
+        accelerator = devices.make_accelerator("cpu", mixed=False)
         loss = build_loss("angproto", embedding_size=16)
         step = TrainingStep(build_model("ThinResNet34", 16), loss, InputSpec(32), compiled=False)
         trained = accelerator.prepare(step)
@@ -165,10 +165,7 @@ def test_the_loss_scale_of_fp16_is_resumed(config, tmp_path):
     """With PyTorch's scaler for the processor, as there may be no GPU."""
 
     class Scaling:
-        is_main_process, scaler = True, torch.amp.GradScaler("cpu", init_scale=1024.0)
-
-        def wait_for_everyone(self):
-            pass
+        device, scaler = torch.device("cpu"), torch.amp.GradScaler("cpu", init_scale=1024.0)
 
     from labkit.checkpoint import RunFolder
     from labkit.train.run import Position
@@ -181,7 +178,7 @@ def test_the_loss_scale_of_fp16_is_resumed(config, tmp_path):
     accelerator.scaler.update()
     save(folder, Position(), module, optimizer, accelerator)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    restore(folder.load_state(), module, optimizer, accelerator)
+    restore(folder, folder.load_state(), module, optimizer, accelerator)
     assert accelerator.scaler.state_dict()["scale"] == 512.0
 
 

@@ -73,18 +73,27 @@ os.fsync = half
 def test_a_signal_to_all_processes_of_a_job_saves_and_ends_within_seconds(config, whole, tmp_path):
     """As from a batch system: the loader's workers get it too."""
     config = replace(config, workers=2, max_epoch=2)
-    slow = "import time, labkit.train.loop as loop\nearlier = loop.set_learning_rate\n"
-    slow += "loop.set_learning_rate = lambda *a: (time.sleep(0.3), earlier(*a))\n"
-    process = start(config, tmp_path, slow + RUN, start_new_session=True)
-    while not RunFolder(config.run_dir).config_file.exists():
+    in_the_second_step = f"""
+import time
+from pathlib import Path
+import labkit.train.loop as loop
+earlier, calls = loop.set_learning_rate, []
+def slow(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        Path({str(tmp_path / "second")!r}).touch()
+    time.sleep(0.3)
+    earlier(*arguments)
+loop.set_learning_rate = slow
+"""
+    process = start(config, tmp_path, in_the_second_step + RUN, start_new_session=True)
+    while not (tmp_path / "second").exists():
+        assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(3)
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate()
-    assert time.monotonic() - began < 20
-    if "Stopped" in errors:  # else it had not begun, or was done
-        assert "stopped by SIGTERM with everything saved" in errors
+    _, errors = process.communicate(timeout=60)
+    assert "stopped by SIGTERM with everything saved" in errors
+    assert state_of(config.run_dir)["position"]["step"] < 6
     fit(replace(config, workers=0))
     assert same(state_of(config.run_dir), whole)
 
@@ -111,6 +120,20 @@ raise SystemExit(main(["train", "--config", sys.argv[1]]))
     assert state_of(config.run_dir)["position"]["step"] == 2
     fit(config)
     assert same(state_of(config.run_dir), whole)
+
+
+def test_a_signal_before_training_has_begun_can_be_told_from_a_mistake_too(config, tmp_path):
+    plugin = tmp_path / "early.py"
+    plugin.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    config = replace(config, plugin=str(plugin))
+    train = "import sys\nfrom labkit.cli import main\n"
+    train += "raise SystemExit(main(['train', '--config', sys.argv[1]]))"
+    process = start(config, tmp_path, train)
+    _, errors = process.communicate()
+    assert process.returncode == 75
+    assert errors == (
+        "labkit: stopped by SIGTERM outside of training; give the same command again\n"
+    )
 
 
 def test_a_signal_during_validation_ends_at_once_and_the_epoch_is_kept(config, whole, monkeypatch):

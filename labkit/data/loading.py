@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
@@ -22,10 +23,10 @@ from labkit.data.slots import SHARED_MEMORY, AskForSlots, IntoSlots, Slots, room
 from labkit.errors import UserError
 
 MISSING_GREY = 128
-SECONDS_TO_SAVE = 20  # a loader process outlives SIGTERM by as much
 BATCHES_AHEAD = 2  # of each loader process
 HELD = 2  # batches that a training loop holds at a time: this step's and the one before
 MOST_WORKERS = 8
+_END = getattr(signal, "SIGUSR1", None)  # ends a loader process; None on Windows
 
 
 class TrainingImages(Dataset):
@@ -89,6 +90,27 @@ def _draws(items: list[Item], per_class: int) -> np.ndarray:
     return rng.random((max(places) + 1, per_class, 1 + CROP_DRAWS))[places]
 
 
+class ClosableLoader(DataLoader):
+    """A DataLoader whose processes end when it is closed, or with this process, and not before.
+
+    They pass over SIGTERM, which a batch system sends to all processes of a job: the one that
+    trains may still need their batches to finish its step, save, and close the loader.
+    """
+
+    def __iter__(self):
+        batches = super().__iter__()
+        if self.num_workers and not getattr(self, "_ended_at_exit", None):
+            # Before `multiprocessing` sends them SIGTERM and waits.
+            self._ended_at_exit = Finalize(None, _end, (batches._workers,), exitpriority=1)
+        return batches
+
+    def close(self) -> None:
+        """End the processes, also those of an epoch that was left in the middle."""
+        batches, self._iterator = self._iterator, None
+        if batches is not None:
+            batches._shutdown_workers()
+
+
 def train_loader(
     folder: FaceFolder,
     images: Dataset,
@@ -102,7 +124,7 @@ def train_loader(
     processes: int = 1,
     pin_memory: bool = False,
     image_size: int | None = None,
-) -> DataLoader:
+) -> ClosableLoader:
     """A loader of what `images` makes of the sampler's items, such as the `TrainingBatch`es of
     `TrainingImages`; `loader.batch_sampler.set_epoch` chooses the epoch.
 
@@ -140,7 +162,7 @@ def train_loader(
     if workers and image_size:
         shared = Slots(shape, slots)
         sampler, images = AskForSlots(sampler, shared), IntoSlots(images, shared)
-    return DataLoader(
+    return ClosableLoader(
         images,
         batch_sampler=sampler,
         num_workers=workers,
@@ -157,8 +179,16 @@ def train_loader(
 def _leave_signals(worker: int) -> None:
     """A signal to all processes of a job is for the one that trains, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
+    if _END is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Without an exit code, at which PyTorch would raise an error.
+        signal.signal(_END, lambda *_: os._exit(0))
+
+
+def _end(workers: list) -> None:
+    for worker in workers:
+        if worker.is_alive() and _END is not None:
+            os.kill(worker.pid, _END)
 
 
 def _as_is(batch: TrainingBatch) -> TrainingBatch:

@@ -7,7 +7,8 @@ random in it is a function of the seed, the epoch and the step, and `last/state.
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,21 +19,19 @@ from labkit.config import TrainConfig
 from labkit.data import PairList
 from labkit.devices import make_accelerator, memory_format, memory_kept
 from labkit.embed import Embedder
-from labkit.errors import UserError
 from labkit.evaluate import score_pairs
-from labkit.losses import build_loss
 from labkit.metrics import eer
 from labkit.models import InputSpec, build_model, freeze_backbone
 from labkit.optim import build_optimizer, build_schedule, set_learning_rate
 from labkit.plugins import load_plugin
 from labkit.progress import progress
 from labkit.signals import StopAsked, stop_at_once, stop_signals
+from labkit.train.checks import check_data, checked_loss, read_validation, try_out
 from labkit.train.processes import Processes
 from labkit.train.run import (
     LossWatch,
     Position,
     TrainResult,
-    check_data,
     end_if_stopped,
     keep_weights,
     line,
@@ -58,30 +57,37 @@ def fit(
     """
     if config.plugin:
         load_plugin(config.plugin)
-    accelerator = make_accelerator(
-        config.device, mixed=config.mixed_precision, partly_frozen=config.freeze_epochs > 0
-    )
-    main, device = accelerator.is_main_process, accelerator.device
+    accelerator = make_accelerator(config.device, mixed=config.mixed_precision)
+    processes, device = Processes(accelerator), accelerator.device
     folder = RunFolder(config.run_dir)
-    with folder if main else nullcontext():
-        if main:
-            folder.begin(config)
-        processes = Processes(accelerator)
-        accelerator.wait_for_everyone()
+    with processes, ExitStack() as locked:
+
+        def begin() -> dict:
+            locked.enter_context(folder)
+            return folder.begin(config)
+
+        earlier = processes.by_main(begin)
         saved = folder.load_state()
         here = Position(**saved["position"]) if saved else Position()
+        # A kill between the state and the metrics leaves these an epoch behind.
+        processes.by_main(lambda: folder.write_metrics(here.rows))
         if here.epoch >= config.max_epoch:
             return here.result(folder)
 
         torch.manual_seed(config.seed)
-        data = TrainingData.open(config, cache=folder.path / "train_scan.npz" if main else None)
-        check_data(data, config, here)
+        scan = partial(TrainingData.open, config, cache=folder.path / "train_scan.npz")
+        # The others read what the main process has listed.
+        data = processes.by_main(scan, share=False) or scan()
+        check_data(data, config, here, accelerator.num_processes)
         if data.too_few:
             accelerator.print(
                 f"{data.where}: {data.too_few} of {data.identities} identities have fewer than "
                 f"{config.images_per_class} images and are left out"
             )
-        validation = _read_validation(config)
+        validating = config.val_list is not None
+        validation = None
+        if validating:
+            validation = processes.by_main(partial(read_validation, config), share=False)
         loader = data.loader(
             device, rank=accelerator.process_index, processes=accelerator.num_processes
         )
@@ -91,31 +97,26 @@ def fit(
         if config.initial_weights and not saved:
             report = load_initial_weights(network, config.initial_weights)
             accelerator.print(f"{config.initial_weights}: {report.summary()}")
+        loss_function = checked_loss(config, data.identities)
+        unused = try_out(network, loss_function, spec, config)
+        accelerator.ddp_handler.find_unused_parameters = unused or config.freeze_epochs > 0
         network.to(device, memory_format=memory_format(device))
-        loss_function = _build_loss(config, data.identities).to(device)
-        module = TrainingStep(network, loss_function, spec, config.compile)
+        module = TrainingStep(network, loss_function.to(device), spec, config.compile)
         optimizer = build_optimizer(
             config.optimizer, module, lr=config.lr, weight_decay=config.weight_decay
         )
-        schedule = build_schedule(
-            config.scheduler,
-            lr=config.lr,
-            max_epoch=config.max_epoch,
-            lr_decay=config.lr_decay,
-            lr_step_epochs=config.lr_step_epochs,
-            restart_epochs=config.restart_epochs,
-            min_lr=config.min_lr,
-            warmup_epochs=config.warmup_epochs,
-        )
+        schedule = _schedule(config, config.max_epoch)
         trained, optimizer = accelerator.prepare(module, optimizer)
         gradient = gradient_of(trained, module, accelerator, config.images_at_once)
-        board = TensorBoard(folder.path) if config.tensorboard and main else None
-        losses = LossWatch(data, folder)
+        board = TensorBoard(folder.path) if config.tensorboard and processes.main else None
+        losses = LossWatch(data, folder, processes)
+        save_state = partial(save, folder, here, module, optimizer, accelerator)
         if saved:
-            restore(saved, module, optimizer, accelerator)
+            restore(folder, saved, module, optimizer, accelerator)
             accelerator.print(
                 f"{folder.path}: going on in epoch {here.epoch + 1} after step {here.step}"
             )
+            accelerator.print(_other_end(config, earlier, here.epoch), end="")
 
         last_saved = time.monotonic()
         with stop_signals() as stop, closing(loader), memory_kept(device):
@@ -131,7 +132,7 @@ def fit(
                     desc=f"epoch {epoch + 1}/{config.max_epoch}",
                     unit="image",
                     leave=False,
-                    quiet=not main,
+                    quiet=not processes.main,
                 )
                 with bar:
                     for batch in loader if here.step < steps else ():
@@ -149,18 +150,24 @@ def fit(
                         bar.update(images_per_step)
                         now = time.monotonic()
                         due = now - last_saved > 60 * config.checkpoint_minutes
-                        stopping, due, bad = processes.any(stop, due, batch.unreadable)
-                        if bad:
-                            note_unreadable(here, processes.together(batch.unreadable), data.where)
-                        if now - shown > SECONDS_BETWEEN_LOSSES or here.step == steps:
+                        look = now - shown > SECONDS_BETWEEN_LOSSES or here.step == steps
+                        stopping, due, unreadable, failed = processes.any(
+                            stop, due, batch.unreadable, look and losses.bad()
+                        )
+                        if unreadable:
+                            names = processes.everyones(batch.unreadable)
+                            note_unreadable(here, sum(names, []), data.where)
+                        if failed:
+                            losses.complain()
+                        if look:
                             shown = now
-                            losses.check()
                             means = (sums / here.step).tolist()
                             bar.set_postfix_str(_progress_text(*means))
                         if (stopping or due) and here.step < steps:
-                            losses.check()
+                            if any(processes.any(losses.bad())):
+                                losses.complain()
                             here.loss_sum, here.accuracy_sum = processes.mean(sums).tolist()
-                            save(folder, here, module, optimizer, accelerator)
+                            processes.by_main(save_state)
                             last_saved = now
                             end_if_stopped(stopping, stop, folder)
 
@@ -178,29 +185,23 @@ def fit(
                     seconds=round(seconds, 1),
                 )
                 last_epoch = epoch + 1 == config.max_epoch
-                if validation and (last_epoch or (epoch + 1) % config.val_interval == 0):
+                if validating and (last_epoch or (epoch + 1) % config.val_interval == 0):
                     # The trained epoch is safe before validation, which a signal breaks off.
-                    save(folder, here, module, optimizer, accelerator)
+                    processes.by_main(save_state)
                     end_if_stopped(*processes.any(stop), stop, folder)
-                    broken_off = False
-                    if main:
-                        try:
-                            with stop_at_once(stop):
-                                row["val_eer"] = _validate(network, spec, validation, config)
-                        except StopAsked:
-                            broken_off = True
-                    end_if_stopped(*processes.any(broken_off), stop, folder)
-                    row["val_eer"] = processes.from_main(row["val_eer"])
-                best = here.add(row, validated=validation is not None)
-                if main:
-                    keep_weights(folder, network, config, spec, best=best)
+                    row["val_eer"] = processes.by_main(
+                        partial(_validate, network, spec, validation, config, stop)
+                    )
+                    end_if_stopped(row["val_eer"] is None, stop, folder)
+                best = here.add(row, validated=validating)
                 here.epoch, here.step, here.loss_sum, here.accuracy_sum = epoch + 1, 0, 0.0, 0.0
                 accelerator.print(line(row, config))
-                save(folder, here, module, optimizer, accelerator)
+                processes.by_main(partial(keep_weights, folder, network, config, spec, best=best))
+                processes.by_main(save_state)
                 last_saved = time.monotonic()
-                if main and board:
+                if board:
                     board(row)
-                if main and after_epoch:
+                if processes.main and after_epoch:
                     after_epoch(folder.path, here.rows)
                 if not last_epoch:
                     end_if_stopped(*processes.any(stop), stop, folder)
@@ -212,37 +213,45 @@ def fit(
         return here.result(folder)
 
 
-def _read_validation(config: TrainConfig) -> PairList | None:
-    """The validation list, checked; None when the settings name none."""
-    if config.val_list is None:
-        return None
-    pairs = PairList.read(config.val_list, config.val_dir)
-    pairs.check_labels(config.val_list)
-    return pairs
+def _validate(
+    network: nn.Module, spec: InputSpec, pairs: PairList, config: TrainConfig, stop: list[str]
+) -> float | None:
+    """EER of the validation list, percent, or None when a signal broke it off, noted in `stop`.
 
-
-def _validate(network: nn.Module, spec: InputSpec, pairs: PairList, config: TrainConfig) -> float:
-    """EER of the validation list, percent; leaves the network in evaluation mode."""
+    Leaves the network in evaluation mode.
+    """
     embedder = Embedder.of_model(network.eval(), spec, config.embedding_size, quiet=True)
-    return eer(score_pairs(embedder, pairs, config.val_dir), pairs.labels)
+    try:
+        with stop_at_once(stop):
+            return eer(score_pairs(embedder, pairs, config.val_dir), pairs.labels)
+    except StopAsked:
+        return None
 
 
-def _build_loss(config: TrainConfig, identities: int) -> nn.Module:
-    names = ("margin", "scale", "mining", "temperature")
-    settings = {name: getattr(config, name) for name in names}
-    loss = build_loss(
-        config.loss,
-        embedding_size=config.embedding_size,
-        num_classes=config.num_classes or identities,
-        **{name: value for name, value in settings.items() if value is not None},
+def _schedule(config: TrainConfig, max_epoch: int) -> Callable[[float], float]:
+    """The learning rate by the epochs trained, for a run of `max_epoch` epochs."""
+    return build_schedule(
+        config.scheduler,
+        lr=config.lr,
+        max_epoch=max_epoch,
+        lr_decay=config.lr_decay,
+        lr_step_epochs=config.lr_step_epochs,
+        restart_epochs=config.restart_epochs,
+        min_lr=config.min_lr,
+        warmup_epochs=config.warmup_epochs,
     )
-    least = getattr(loss, "min_images_per_class", 1)
-    if config.images_per_class < least:
-        raise UserError(
-            f"the loss {config.loss} compares images of one person: set images_per_class "
-            f"(nPerClass) to {least} or more"
-        )
-    return loss
+
+
+def _other_end(config: TrainConfig, earlier: dict, epoch: int) -> str:
+    """A line for a run that goes on to another `max_epoch`, where that moves the learning rate."""
+    before = earlier.get("max_epoch") or config.max_epoch
+    lr, was = _schedule(config, config.max_epoch)(epoch), _schedule(config, before)(epoch)
+    if math.isclose(lr, was):
+        return ""
+    return (
+        f"the {config.scheduler} schedule ends with epoch {config.max_epoch} now, not {before}: "
+        f"the learning rate goes on at {lr:.2g} instead of {was:.2g}\n"
+    )
 
 
 def _sums(here: Position, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,16 @@
 """What the processes of one run tell each other between two steps."""
 
+import atexit
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
 import torch
 from accelerate import Accelerator
+
+from labkit.errors import AgreedError, UserError
+
+LONGEST_WAIT = timedelta(days=1)  # for the main process, which lists files and validates alone
 
 
 class Processes:
@@ -9,13 +18,26 @@ class Processes:
 
     Decisions that depend on a clock or a signal differ from process to process, and one that
     saves while another trains would wait for it for ever: they are made together.
+
+    A context manager: when all leave the block together, they also part in order as they end.
     """
+
+    _part_at_exit = False
 
     def __init__(self, accelerator: Accelerator):
         self.many = accelerator.num_processes > 1
         self.main = accelerator.is_main_process
         # Over the processors, also when gradients go over GPUs: no step waits for the device.
-        self._group = torch.distributed.new_group(backend="gloo") if self.many else None
+        self._group = (
+            torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.many else None
+        )
+
+    def __enter__(self) -> "Processes":
+        Processes._part_at_exit = False
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        Processes._part_at_exit = error is None or isinstance(error, AgreedError)
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is true in any process."""
@@ -34,21 +56,44 @@ class Processes:
         torch.distributed.all_reduce(numbers, group=self._group)
         return numbers / torch.distributed.get_world_size(self._group)
 
-    def from_main(self, value: float | None) -> float | None:
-        """The main process's value, in every process."""
-        if not self.many:
-            return value
-        told = [value]
-        torch.distributed.broadcast_object_list(told, src=0, group=self._group)
-        return told[0]
+    def by_main(self, work: Callable[[], Any], *, share: bool = True) -> Any:
+        """What `work` returns in the main process, which alone calls it, in every process.
 
-    def together(self, names: list[str]) -> list[str]:
-        """The names of all processes, each once, sorted."""
+        Without `share` the others get None. A UserError of `work` is raised in all processes, so
+        that none waits for one that has ended.
+        """
+        answer = failure = None
+        if self.main:
+            try:
+                answer = work()
+            except UserError as error:
+                failure = error
+        if self.many:
+            told = [answer if share else None, failure and str(failure)]
+            torch.distributed.broadcast_object_list(told, src=0, group=self._group)
+            answer = answer if self.main else told[0]
+            failure = told[1] and AgreedError(told[1])
+        if failure:
+            raise failure
+        return answer
+
+    def everyones(self, value: Any) -> list:
+        """The values of all processes, in their order."""
         if not self.many:
-            return names
-        everyones: list = [None] * torch.distributed.get_world_size(self._group)
-        torch.distributed.all_gather_object(everyones, names, self._group)
-        return sorted({name for some in everyones for name in some})
+            return [value]
+        values: list = [None] * torch.distributed.get_world_size(self._group)
+        torch.distributed.all_gather_object(values, value, self._group)
+        return values
+
+
+@atexit.register
+def _part() -> None:
+    """End the threads that connect the processes, which crash an interpreter that ends first.
+
+    Not after an error of one process alone, for which it would wait.
+    """
+    if Processes._part_at_exit and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class _RowsOfAll(torch.autograd.Function):

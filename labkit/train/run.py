@@ -1,6 +1,7 @@
 """One run: where it stands, what of it is kept, and when it cannot go on."""
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,13 +11,17 @@ from torch import nn
 
 from labkit.checkpoint import RunFolder, save_weights
 from labkit.config import TrainConfig
-from labkit.errors import UserError
+from labkit.devices import random_state, set_random_state
+from labkit.errors import AgreedError, UserError, reason_in_short
 from labkit.files import write_text
 from labkit.models import InputSpec
+from labkit.signals import Stopped
+from labkit.train.processes import Processes
 from labkit.trainset import TrainingData
 
 MOST_UNREADABLE = 0.01  # a run stops when more of its images than this cannot be decoded
 NAMES_IN_MESSAGES = 5
+RECENT_STEPS = 1000  # whose images are remembered; more than between two looks at the losses
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,6 @@ class TrainResult:
     unreadable: list[str]
 
 
-class Stopped(UserError):
-    """The run was asked to stop (SIGTERM, Ctrl-C), saved its state and ended.
-
-    Its exit code is the system's EX_TEMPFAIL, so that a batch script can tell it from a mistake.
-    """
-
-    exit_code = 75
-
-
 @dataclass
 class Position:
     """How far a run has come and what it has measured on the way; kept in the state file."""
@@ -59,6 +55,7 @@ class Position:
     unreadable: list[str] = field(default_factory=list)
     identities: int = 0
     images: int = 0
+    listing: str = ""
 
     def add(self, row: dict, *, validated: bool) -> bool:
         """Take in the row of a finished epoch; whether no epoch before was as good.
@@ -85,66 +82,58 @@ class Position:
         )
 
 
-def check_data(data: TrainingData, config: TrainConfig, here: Position) -> None:
-    """UserError when the data do not fit the settings or the run so far."""
-    identities, images = data.identities, data.images
-    if identities < 2:
-        raise UserError(f"{data.where} has one identity: training needs two or more")
-    if config.num_classes is not None and identities > config.num_classes:
-        raise UserError(
-            f"{data.where} has {identities} identities, more than num_classes (nClasses) "
-            f"{config.num_classes}: leave it out, or raise it"
-        )
-    if here.images and (here.identities, here.images) != (identities, images):
-        raise UserError(
-            f"{data.where} has changed since this run began ({here.images} images of "
-            f"{here.identities} identities, now {images} of {identities}): "
-            "choose another run folder"
-        )
-    here.identities, here.images = identities, images
-
-
 def note_unreadable(here: Position, names: list[str], where: str) -> None:
     """Remember images that could not be decoded; UserError when they are more than 1 %."""
     new = sorted(set(names) - set(here.unreadable))
     here.unreadable.extend(new)
     if new and len(here.unreadable) > MOST_UNREADABLE * here.images:
         shown = ", ".join(here.unreadable[:10])
-        raise UserError(
+        raise AgreedError(
             f"{len(here.unreadable)} of {here.images} images in {where} cannot be "
-            f"decoded, more than 1 %: {shown}; mend or remove them"
+            f"decoded, more than 1 %: {shown}; put whole ones in their place, or remove them and "
+            "train in another run folder"
         )
 
 
 class LossWatch:
     """Looks for a loss that is no longer a number, without making the device wait each step."""
 
-    def __init__(self, data: TrainingData, folder: RunFolder):
-        self._data, self._folder = data, folder
+    def __init__(self, data: TrainingData, folder: RunFolder, processes: Processes):
+        self._data, self._folder, self._processes = data, folder, processes
         self._unchecked: list[tuple] = []
+        self._recent: deque[tuple] = deque(maxlen=RECENT_STEPS)
+        self._bad: tuple | None = None
 
     def note(self, epoch: int, step: int, loss: torch.Tensor, numbers: torch.Tensor) -> None:
         """Remember the loss of a step and which images it came from."""
-        self._unchecked.append((epoch, step, loss.detach(), numbers))
+        self._unchecked.append(((epoch, step), loss.detach()))
+        self._recent.append(((epoch, step), numbers))
 
-    def check(self) -> None:
-        """UserError that names the first batch since the last check with a NaN or infinity."""
+    def bad(self) -> bool:
+        """Whether a loss of this process, since the last look, is a NaN or infinity."""
         unchecked, self._unchecked = self._unchecked, []
-        if not unchecked:
-            return
-        losses = torch.stack([loss for _, _, loss, _ in unchecked]).tolist()
-        for (epoch, step, _, numbers), loss in zip(unchecked, losses):
-            if not math.isfinite(loss):
-                names = [self._data.name(int(i)) for i in numbers.flatten()]
-                listed = self._folder.path / "failed_batch.txt"
-                write_text(listed, "\n".join(names) + "\n")
-                more = len(names) - NAMES_IN_MESSAGES
-                raise UserError(
-                    f"the loss became {loss} in step {step} of epoch {epoch + 1}, on the batch "
-                    f"{', '.join(names[:NAMES_IN_MESSAGES])}"
-                    + (f" and {more} more (all in {listed})" if more > 0 else "")
-                    + f"; {last_good(self._folder)}: lower lr, or train without mixed precision"
-                )
+        if unchecked and self._bad is None:
+            losses = torch.stack([loss for _, loss in unchecked]).tolist()
+            places = [place for place, _ in unchecked]
+            wrong = ((p, loss) for p, loss in zip(places, losses) if not math.isfinite(loss))
+            self._bad = next(wrong, None)
+        return self._bad is not None
+
+    def complain(self) -> None:
+        """AgreedError that names the first such batch, of all processes; all of them call it."""
+        (epoch, step), loss = min(filter(None, self._processes.everyones(self._bad)))
+        own = [n for place, n in self._recent if place == (epoch, step)]
+        own_names = [self._data.name(int(i)) for numbers in own for i in numbers.flatten()]
+        names = [name for some in self._processes.everyones(own_names) for name in some]
+        listed = self._folder.path / "failed_batch.txt"
+        self._processes.by_main(lambda: write_text(listed, "\n".join(names) + "\n"))
+        more = len(names) - NAMES_IN_MESSAGES
+        raise AgreedError(
+            f"the loss became {loss} in step {step} of epoch {epoch + 1}, on the batch "
+            f"{', '.join(names[:NAMES_IN_MESSAGES])}"
+            + (f" and {more} more (all in {listed})" if more > 0 else "")
+            + f"; {last_good(self._folder)}: lower lr, or train without mixed precision"
+        )
 
 
 def check_weights(module: nn.Module, folder: RunFolder, here: Position) -> None:
@@ -177,32 +166,36 @@ def keep_weights(
 
 def save(folder: RunFolder, here: Position, module, optimizer, accelerator: Accelerator) -> None:
     """Write the state, after the weights that it speaks of, and the metrics after it."""
-    if accelerator.is_main_process:
-        check_weights(module, folder, here)
-        scaler = accelerator.scaler
-        folder.save_state(
-            dict(
-                position=vars(here),
-                module=module.state_dict(),
-                optimizer=optimizer.state_dict(),
-                scaler=None if scaler is None else scaler.state_dict(),
-                random=torch.get_rng_state(),
-                random_cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            )
+    check_weights(module, folder, here)
+    scaler = accelerator.scaler
+    folder.save_state(
+        dict(
+            position=vars(here),
+            module=module.state_dict(),
+            optimizer=optimizer.state_dict(),
+            scaler=None if scaler is None else scaler.state_dict(),
+            random=random_state(accelerator.device),
         )
-        folder.write_metrics(here.rows)
-    accelerator.wait_for_everyone()
+    )
+    folder.write_metrics(here.rows)
 
 
-def restore(saved: dict, module, optimizer, accelerator: Accelerator) -> None:
-    """Bring module, optimizer, loss scale and random states back to where they were saved."""
-    module.load_state_dict(saved["module"])
-    optimizer.load_state_dict(saved["optimizer"])
+def restore(folder: RunFolder, saved: dict, module, optimizer, accelerator: Accelerator) -> None:
+    """Bring module, optimizer, loss scale and random states back to where they were saved.
+
+    Raises UserError when the network or the loss is no longer the one that was saved.
+    """
+    try:
+        module.load_state_dict(saved["module"])
+        optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the network or the loss is not the one that {folder.path} was trained with "
+            f"({reason_in_short(error)}): choose another run folder"
+        ) from error
     if accelerator.scaler is not None and saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    torch.set_rng_state(saved["random"])
-    if torch.cuda.is_available() and len(saved["random_cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(saved["random_cuda"])
+    set_random_state(saved["random"], accelerator.device)
 
 
 def end_if_stopped(stopping: bool, signals: list[str], folder: RunFolder) -> None:

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from labkit.devices import random_state, set_random_state
 from labkit.embed import normalize
 from labkit.losses import LossOutput
 from labkit.models import InputSpec
@@ -61,7 +62,8 @@ def chunked_gradient(
     accelerator: Accelerator,
     images_at_once: int,
 ) -> LossOutput:
-    """The same loss and gradient, with the network at work on `images_at_once` images at a time.
+    """The same loss and gradient, with the network at work on about `images_at_once` images at a
+    time, in chunks of one size, since batch norm cannot learn from a chunk of one image.
 
     The embeddings of all chunks are computed without keeping what their gradient needs, then the
     loss and its gradient with respect to the embeddings, then each chunk once more with its
@@ -73,24 +75,26 @@ def chunked_gradient(
     2021 (arXiv:2101.06983), section 3.
     """
     per_class = images.shape[1]
-    chunks = images.flatten(0, 1).split(images_at_once)
+    count = len(images) * per_class
+    parts_of_batch = max(1, min(-(-count // images_at_once), count // 2))
+    chunks = images.flatten(0, 1).tensor_split(parts_of_batch)
     with accelerator.autocast():
-        with torch.no_grad(), _same_buffers(step.network):
+        with torch.no_grad(), same_buffers(step.network):
             parts, before = [], []
             for chunk in chunks:
-                before.append(_random_state(chunk.device))
+                before.append(random_state(chunk.device))
                 parts.append(step.embed(chunk))
         rows = torch.cat(parts).requires_grad_()
         output = step.compare(rows, per_class, labels)
     accelerator.backward(output[0])
-    after = _random_state(rows.device)
-    for chunk, gradient, state in zip(chunks, rows.grad.split(images_at_once), before):
-        _set_random_state(state, rows.device)
+    after = random_state(rows.device)
+    for chunk, gradient, state in zip(chunks, rows.grad.tensor_split(parts_of_batch), before):
+        set_random_state(state, rows.device)
         with accelerator.autocast():
             embeddings = step.embed(chunk)
         if embeddings.requires_grad:
             embeddings.backward(gradient)
-    _set_random_state(after, rows.device)
+    set_random_state(after, rows.device)
     if accelerator.num_processes > 1:
         _average_gradients(step, accelerator.num_processes)
     return output
@@ -108,7 +112,7 @@ def gradient_of(
 
 
 @contextmanager
-def _same_buffers(network: nn.Module) -> Iterator[None]:
+def same_buffers(network: nn.Module) -> Iterator[None]:
     """Leave running statistics as they were: each image counts in them once."""
     kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
@@ -116,17 +120,6 @@ def _same_buffers(network: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in kept:
             buffer.copy_(value)
-
-
-def _random_state(device: torch.device) -> tuple:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), cuda
-
-
-def _set_random_state(state: tuple, device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
 
 
 def _average_gradients(step: nn.Module, processes: int) -> None:

@@ -279,7 +279,7 @@ class Measurements:
 def our_step(loss: str, classes: int, size: int, mixed: bool, compiled: bool, at_once=None):
     """Optimizer and gradient of a run with ThinResNet34, as `fit` builds them."""
     torch.manual_seed(0)
-    accelerator = make_accelerator("cpu", mixed=mixed, partly_frozen=False)
+    accelerator = make_accelerator("cpu", mixed=mixed)
     network = build_model("ThinResNet34", 512).to(memory_format=torch.channels_last)
     objective = build_loss(loss, embedding_size=512, num_classes=classes, **LOSS)
     module = TrainingStep(network, objective, InputSpec(size), compiled)
