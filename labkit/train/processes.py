@@ -37,7 +37,10 @@ class Processes:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        Processes._part_at_exit = error is None or isinstance(error, AgreedError)
+        together = error is None or isinstance(error, AgreedError)
+        if together and self.many:  # none leaves while another still reads what it has sent
+            torch.distributed.barrier(self._group)
+        Processes._part_at_exit = together
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is true in any process."""
