@@ -69,8 +69,8 @@ def fit(
         earlier = processes.by_main(begin)
         saved = folder.load_state()
         here = Position(**saved["position"]) if saved else Position()
-        # A kill between the state and the metrics leaves these an epoch behind.
-        processes.by_main(lambda: folder.write_metrics(here.rows))
+        if saved:  # a kill between the state and the metrics has left these an epoch behind
+            processes.by_main(lambda: folder.write_metrics(here.rows))
         if here.epoch >= config.max_epoch:
             return here.result(folder)
 
