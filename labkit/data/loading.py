@@ -181,7 +181,7 @@ def _leave_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _END is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # Without an exit code, at which PyTorch would raise an error.
+        # With exit code 0: at another one, or a signal, PyTorch raises an error.
         signal.signal(_END, lambda *_: os._exit(0))
 
 
