@@ -23,9 +23,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # From the top down: a module may import the ones before it.
 ORDER = """
-    errors files pictures progress signals registry plugins config metrics data synth models losses optim
-    reference checkpoint devices embed plots evaluate trainset train crop gallery facemap widgets
-    lab notebooks doctor train_flags commands cli __main__
+    errors files pictures progress signals registry plugins config metrics data synth models losses
+    optim reference checkpoint devices embed plots evaluate trainset train crop gallery facemap
+    widgets lab notebooks doctor train_flags commands cli __main__
 """.split()
 
 
