@@ -266,6 +266,10 @@ class RunFolder:
             return None
         try:
             return torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise UserError(f"cannot read {self.state_file}: {reason(error)}") from None
+        except MemoryError:
+            raise
         except Exception as error:  # there is no end to what PyTorch raises for a damaged file
             kept = f", or begin another with the initial_weights {self.last}"
             raise UserError(

@@ -167,15 +167,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             result, text = getattr(commands, args.command)(args)
         if first:
-            print(json.dumps(result, ensure_ascii=False, default=str) if args.json else text)
+            print(json.dumps(result, default=str) if args.json else text)
             sys.stdout.flush()
     except UserError as error:
         if first or not isinstance(error, AgreedError):
             print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
     except StopAsked:
-        print(f"labkit: stopped by {came[0]} outside of training; give the same command again",
-            file=sys.stderr)  # fmt: skip
+        if first:
+            print(f"labkit: stopped by {came[0]} outside of training; give the same command again",
+                file=sys.stderr)  # fmt: skip
         return Stopped.exit_code
     except KeyboardInterrupt:
         print("labkit: interrupted", file=sys.stderr)

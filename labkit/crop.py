@@ -138,7 +138,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image = _upright(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA") or (
+        "transparency" in image.info and not image.mode.startswith("I")
+    ):
         image = image.convert("RGBA")
         backdrop = Image.new("RGBA", image.size, (*GREY, 255))
         image = Image.alpha_composite(backdrop, image)

@@ -1,6 +1,7 @@
 """Models, losses and schedules of the user's own, from a Python file."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -31,12 +32,13 @@ def load_plugin(path: str | Path) -> None:
 
 def line_of(error: Exception, path: str | Path) -> str:
     """ " on line N" where an error came from that line of the file, else nothing."""
+    path = os.path.abspath(path)  # as the module's code names it
     if isinstance(error, SyntaxError):
         return f" on line {error.lineno}"
     lines = []
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if os.path.abspath(trace.tb_frame.f_code.co_filename) == path:
             lines.append(trace.tb_lineno)
         trace = trace.tb_next
     return f" on line {lines[-1]}" if lines else ""

@@ -49,14 +49,18 @@ def _asked_to_stop(handler: Callable) -> Iterator[None]:
 
 @contextmanager
 def stop_at_once(came: list[str]) -> Iterator[None]:
-    """Inside the block SIGTERM and SIGINT are noted in `came` and raise StopAsked.
+    """Inside the block SIGTERM and SIGINT are noted in `came`, and the first raises StopAsked.
 
-    For work that can be thrown away; use it inside `stop_signals`.
+    For work that can be thrown away.
     """
+    raised = False
 
     def stop(number, frame) -> None:
+        nonlocal raised
         came.append(signal.Signals(number).name)
-        raise StopAsked
+        if not raised:  # a second one would come in the middle of the way out
+            raised = True
+            raise StopAsked
 
     with _asked_to_stop(stop):
         yield

@@ -103,6 +103,12 @@ def test_a_damaged_state_is_one_clear_line(tmp_path):
         folder.state_file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"is damaged.*: delete the run folder$"):
             folder.load_state()
+    folder.state_file.unlink()
+    folder.state_file.mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*state\.pt: is a directory$"):
+        folder.load_state()
+    folder.state_file.rmdir()
+    folder.state_file.write_bytes(b"")
     folder.last.touch()
     with pytest.raises(UserError, match="another with the initial_weights .*last.safetensors"):
         folder.load_state()

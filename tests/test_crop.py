@@ -122,6 +122,14 @@ def test_every_colour_mode_becomes_rgb(mode):
         assert abs(read.getpixel((5, 5))[0] - 128) <= 1
 
 
+def test_grey_of_16_bits_with_a_transparent_value_is_not_white():
+    photo = Image.fromarray(np.full((20, 30), 32768, dtype=np.uint16))
+    content = io.BytesIO()
+    photo.save(content, "PNG", transparency=0)
+    assert "transparency" in Image.open(content).info
+    assert abs(read_photo(content.getvalue()).getpixel((5, 5))[0] - 128) <= 1
+
+
 def test_transparent_parts_become_grey():
     assert read_photo(encoded(Image.new("RGBA", (8, 8)), "PNG")).getpixel((4, 4)) == GREY
 

@@ -16,6 +16,7 @@ from runs import same, small_run, state_of
 from labkit.checkpoint import RunFolder, load_weights, read_metrics
 from labkit.errors import UserError
 from labkit.models import InputSpec, build_model
+from labkit.plugins import load_plugin
 from labkit.train import Stopped, fit, loop
 from labkit.train.checks import checked_loss, try_out
 
@@ -222,6 +223,37 @@ def test_no_chunk_is_too_small_for_batch_norm(config):
     )
 
 
+def test_a_moving_average_that_a_loss_puts_in_place_anew_is_as_before(config, tmp_path):
+    plugin = own_code(
+        tmp_path,
+        """
+        @LOSSES.register("own")
+        class Own(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("centre", torch.zeros(16))
+
+            def forward(self, embeddings, labels):
+                self.centre = 0.9 * self.centre + 0.1 * embeddings.detach().mean((0, 1))
+                return LossOutput((embeddings - self.centre).square().mean(), None)
+        """,
+    )
+    load_plugin(plugin)
+    loss = checked_loss(replace(config, loss="own"), 12)
+    try_out(build_model("ThinResNet34", 16), loss, InputSpec(32), config)
+    assert not loss.centre.any()
+
+
+def test_another_end_of_a_cosine_is_told_also_in_its_first_epoch(config, monkeypatch, capsys):
+    config = replace(config, scheduler="cosine", max_epoch=2)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(loop, "set_learning_rate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped):
+            fit(config)
+    fit(replace(config, max_epoch=3))
+    assert "ends with epoch 3 now, not 2: the learning rate after 1 e" in capsys.readouterr().out
+
+
 def test_another_end_of_a_cosine_is_told(config, capsys):
     fit(replace(config, scheduler="cosine", max_epoch=2))
     fit(replace(config, scheduler="cosine", max_epoch=2))
@@ -392,6 +424,13 @@ def test_a_plugin_brings_a_loss_of_ones_own(config, tmp_path):
     rows = fit(replace(config, max_epoch=2)).rows
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert rows[0]["train_accuracy"] is None
+
+
+def test_the_line_of_a_plugin_is_named_when_its_path_is_relative(config, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("x = 1\nraise RuntimeError('no')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"broken\.py fails on line 2: RuntimeError: no"):
+        fit(replace(config, plugin="broken.py"))
 
 
 def test_a_plugin_that_fails_is_one_clear_line_with_its_line_number(config, tmp_path):

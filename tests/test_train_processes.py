@@ -161,6 +161,12 @@ loop.score_pairs = gone
     assert "gloo" not in done.stderr
 
 
+def test_what_goes_wrong_in_all_processes_is_told_once(config, tmp_path):
+    done = through_the_command(replace(config, num_classes=3), tmp_path, "")
+    (line,) = lines_of_labkit(done)
+    assert "12 identities, more than num_classes" in line and "gloo" not in done.stderr
+
+
 def test_the_others_read_what_the_main_process_has_listed(config, tmp_path):
     script = """
 import os

@@ -230,3 +230,25 @@ def test_weights_that_are_not_numbers_are_never_saved(config, monkeypatch):
     saved = state_of(config.run_dir)
     assert saved["position"]["step"] == 2
     assert all(torch.isfinite(value).all() for value in saved["module"].values())
+
+
+def test_two_signals_at_once_leave_the_handlers_as_they_were():
+    """Both wait until a call into C returns."""
+    script = """
+import signal
+from labkit.signals import StopAsked, stop_at_once
+both = {signal.SIGINT, signal.SIGTERM}
+before, came = signal.getsignal(signal.SIGTERM), []
+try:
+    with stop_at_once(came):
+        signal.pthread_sigmask(signal.SIG_BLOCK, both)
+        for number in both:
+            signal.raise_signal(number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+except StopAsked:
+    pass
+assert sorted(came) == ["SIGINT", "SIGTERM"], came
+assert signal.getsignal(signal.SIGTERM) is before
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -89,13 +89,12 @@ def try_out(network: nn.Module, loss: nn.Module, spec: InputSpec, config: TrainC
     """Two images through the network, and a batch of random embeddings through the loss.
 
     Returns whether parameters of one of them take no part. Leaves buffers and random states as
-    they were. Raises UserError for a network that cannot take
-    images of that size, and for a network or loss of the user's own that is not as the README
-    says.
+    they were. Raises UserError for a network that cannot take images of that size, and for a
+    network or loss of the user's own that is not as the README says.
     """
     faces = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
     rows = (config.batch_size, config.images_per_class, config.embedding_size)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), same_buffers(network), same_buffers(loss):
         try:
             embeddings = network.eval()(normalize(faces, spec))
         except Exception as error:
@@ -111,8 +110,7 @@ def try_out(network: nn.Module, loss: nn.Module, spec: InputSpec, config: TrainC
             )
         random = F.normalize(torch.randn(rows), dim=-1).requires_grad_()
         try:
-            with same_buffers(loss):
-                output = loss.train()(random, torch.arange(config.batch_size))
+            output = loss.train()(random, torch.arange(config.batch_size))
         except UserError:
             raise
         except Exception as error:
@@ -136,7 +134,8 @@ def _some_unused(module: nn.Module, result: torch.Tensor) -> bool:
         return False
     if not result.requires_grad:
         return True
-    return None in torch.autograd.grad(result, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(result, parameters, allow_unused=True)
+    return any(gradient is None for gradient in gradients)
 
 
 def _place(error: Exception, config: TrainConfig) -> str:

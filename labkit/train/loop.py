@@ -55,8 +55,6 @@ def fit(
     Raises UserError, before training begins, for settings that do not fit each other or the
     data; `Stopped` after SIGTERM or Ctrl-C, with the state saved.
     """
-    if config.plugin:
-        load_plugin(config.plugin)
     accelerator = make_accelerator(config.device, mixed=config.mixed_precision)
     processes, device = Processes(accelerator), accelerator.device
     folder = RunFolder(config.run_dir)
@@ -74,45 +72,52 @@ def fit(
         if here.epoch >= config.max_epoch:
             return here.result(folder)
 
+        if config.plugin:
+            with processes.agreed():
+                load_plugin(config.plugin)
         torch.manual_seed(config.seed)
         scan = partial(TrainingData.open, config, cache=folder.path / "train_scan.npz")
         # The others read what the main process has listed.
         data = processes.by_main(scan, share=False) or scan()
-        check_data(data, config, here, accelerator.num_processes)
+        validating = config.val_list is not None
+        validation = None
+        if validating:
+            validation = processes.by_main(partial(read_validation, config), share=False)
+        with processes.agreed():
+            check_data(data, config, here, accelerator.num_processes)
+            loader = data.loader(
+                device, rank=accelerator.process_index, processes=accelerator.num_processes
+            )
+            spec = InputSpec(image_size=config.image_size)
+            network = build_model(config.model, config.embedding_size)
+            if config.initial_weights and not saved:
+                report = load_initial_weights(network, config.initial_weights)
+                accelerator.print(f"{config.initial_weights}: {report.summary()}")
+            loss_function = checked_loss(config, data.identities)
+            unused = try_out(network, loss_function, spec, config)
+            network.to(device, memory_format=memory_format(device))
+            module = TrainingStep(network, loss_function.to(device), spec, config.compile)
+            optimizer = build_optimizer(
+                config.optimizer, module, lr=config.lr, weight_decay=config.weight_decay
+            )
+            schedule = _schedule(config, config.max_epoch)
         if data.too_few:
             accelerator.print(
                 f"{data.where}: {data.too_few} of {data.identities} identities have fewer than "
                 f"{config.images_per_class} images and are left out"
             )
-        validating = config.val_list is not None
-        validation = None
-        if validating:
-            validation = processes.by_main(partial(read_validation, config), share=False)
-        loader = data.loader(
-            device, rank=accelerator.process_index, processes=accelerator.num_processes
-        )
         steps, images_per_step = len(loader), config.batch_size * config.images_per_class
-        spec = InputSpec(image_size=config.image_size)
-        network = build_model(config.model, config.embedding_size)
-        if config.initial_weights and not saved:
-            report = load_initial_weights(network, config.initial_weights)
-            accelerator.print(f"{config.initial_weights}: {report.summary()}")
-        loss_function = checked_loss(config, data.identities)
-        unused = try_out(network, loss_function, spec, config)
         accelerator.ddp_handler.find_unused_parameters = unused or config.freeze_epochs > 0
-        network.to(device, memory_format=memory_format(device))
-        module = TrainingStep(network, loss_function.to(device), spec, config.compile)
-        optimizer = build_optimizer(
-            config.optimizer, module, lr=config.lr, weight_decay=config.weight_decay
-        )
-        schedule = _schedule(config, config.max_epoch)
         trained, optimizer = accelerator.prepare(module, optimizer)
         gradient = gradient_of(trained, module, accelerator, config.images_at_once)
-        board = TensorBoard(folder.path) if config.tensorboard and processes.main else None
+        board = None
+        if config.tensorboard:
+            board = processes.by_main(partial(TensorBoard, folder.path), share=False)
         losses = LossWatch(data, folder, processes)
         save_state = partial(save, folder, here, module, optimizer, accelerator)
         if saved:
-            restore(folder, saved, module, optimizer, accelerator)
+            with processes.agreed():
+                restore(folder, saved, module, optimizer, accelerator)
             accelerator.print(
                 f"{folder.path}: going on in epoch {here.epoch + 1} after step {here.step}"
             )
@@ -245,13 +250,16 @@ def _schedule(config: TrainConfig, max_epoch: int) -> Callable[[float], float]:
 def _other_end(config: TrainConfig, earlier: dict, epoch: int) -> str:
     """A line for a run that goes on to another `max_epoch`, where that moves the learning rate."""
     before = earlier.get("max_epoch") or config.max_epoch
-    lr, was = _schedule(config, config.max_epoch)(epoch), _schedule(config, before)(epoch)
-    if math.isclose(lr, was):
-        return ""
-    return (
-        f"the {config.scheduler} schedule ends with epoch {config.max_epoch} now, not {before}: "
-        f"the learning rate goes on at {lr:.2g} instead of {was:.2g}\n"
-    )
+    now, then = _schedule(config, config.max_epoch), _schedule(config, before)
+    for place in range(epoch, min(before, config.max_epoch) + 1):
+        lr, was = now(place), then(place)
+        if not math.isclose(lr, was):
+            return (
+                f"the {config.scheduler} schedule ends with epoch {config.max_epoch} now, not "
+                f"{before}: the learning rate after {place} epochs is {lr:.2g} instead of "
+                f"{was:.2g}\n"
+            )
+    return ""
 
 
 def _sums(here: Position, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """What the processes of one run tell each other between two steps."""
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -79,6 +80,23 @@ class Processes:
         if failure:
             raise failure
         return answer
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A UserError inside the block, in any process, is raised in all at its end and told once.
+
+        Nothing inside may wait for the other processes.
+        """
+        failure = None
+        try:
+            yield
+        except UserError as error:
+            failure = error
+        if self.many:
+            told = next(filter(None, self.everyones(failure and str(failure))), None)
+            failure = told and AgreedError(told)
+        if failure:
+            raise failure
 
     def everyones(self, value: Any) -> list:
         """The values of all processes, in their order."""

@@ -195,7 +195,8 @@ def restore(folder: RunFolder, saved: dict, module, optimizer, accelerator: Acce
         ) from error
     if accelerator.scaler is not None and saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    set_random_state(saved["random"], accelerator.device)
+    random = saved["random"]  # a bare tensor in states of version 0.1.0's beginnings
+    set_random_state([random] if isinstance(random, torch.Tensor) else random, accelerator.device)
 
 
 def end_if_stopped(stopping: bool, signals: list[str], folder: RunFolder) -> None:

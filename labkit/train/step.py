@@ -114,12 +114,18 @@ def gradient_of(
 @contextmanager
 def same_buffers(network: nn.Module) -> Iterator[None]:
     """Leave running statistics as they were: each image counts in them once."""
-    kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in network.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
-        for buffer, value in kept:
+        for module, name, buffer, value in kept:
             buffer.copy_(value)
+            module._buffers[name] = buffer  # where a forward pass has put another in its place
 
 
 def _average_gradients(step: nn.Module, processes: int) -> None:

@@ -45,6 +45,3 @@ class TensorBoard:
             if value is not None and name not in ("epoch", "step"):
                 self._writer.add_scalar(name, value, row["epoch"])
         self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
