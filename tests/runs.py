@@ -8,6 +8,18 @@ import torch
 from labkit.checkpoint import RunFolder
 from labkit.config import TrainConfig
 
+# Scripts of a process of its own, whose first argument is a settings file.
+RUN = """
+import sys
+from labkit.config import TrainConfig
+from labkit.train import fit
+fit(TrainConfig.from_yaml(sys.argv[1]))
+"""
+COMMAND = """
+import sys
+from labkit.cli import main
+raise SystemExit(main(["train", "--config", sys.argv[1]]))
+"""
 # Without batch statistics, so that it does not matter how a batch is shared.
 PLAIN_NET = """
     import torch

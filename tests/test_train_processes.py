@@ -9,17 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from runs import plain_net, small_run, state_of
+from runs import COMMAND, RUN, plain_net, small_run, state_of
 
 from labkit.errors import UserError
 from labkit.train import fit, launch
 
-RUN = """
-import sys
-from labkit.config import TrainConfig
-from labkit.train import fit
-fit(TrainConfig.from_yaml(sys.argv[1]))
-"""
 SIGNAL_TO_ONE = """
 import os, signal
 import labkit.train.loop as loop
@@ -35,8 +29,9 @@ SIGNAL_IN_VALIDATION = """
 import os, signal, time
 import labkit.train.loop as loop
 def stop(*arguments):
+    open(asked, "w").close()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(4000)
+    time.sleep(120)
 loop.score_pairs = stop
 """
 
@@ -56,6 +51,15 @@ def torchrun(config, tmp_path, script=RUN) -> subprocess.CompletedProcess:
     command += ["--nproc-per-node", "2", str(tmp_path / "run.py"), str(tmp_path / "two.yaml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def through_the_command(config, tmp_path, script: str) -> subprocess.CompletedProcess:
+    """`labkit train` in two processes, with a script before it."""
+    return torchrun(config, tmp_path, script + COMMAND)
+
+
+def lines_of_labkit(done: subprocess.CompletedProcess) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith("labkit: ")]
 
 
 def assert_same_run(one: dict, two: dict) -> None:
@@ -97,25 +101,16 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_in_one(config, tm
 
 def test_a_signal_during_validation_ends_all_and_the_epoch_is_kept(config, tmp_path):
     fit(replace(config, run_dir=config.run_dir + "-one"))
-    began = time.monotonic()
-    done = torchrun(config, tmp_path, SIGNAL_IN_VALIDATION + RUN)
-    assert done.returncode != 0 and time.monotonic() - began < 2000  # of the 4,000 that it sleeps
-    assert "stopped by SIGTERM" in done.stderr
+    asked = tmp_path / "asked"
+    script = SIGNAL_IN_VALIDATION + f"asked = {str(asked)!r}\n"
+    done = through_the_command(config, tmp_path, script)
+    assert done.returncode != 0 and time.time() - asked.stat().st_mtime < 60
+    (line,) = lines_of_labkit(done)
+    assert "stopped by SIGTERM with everything saved" in line
     position = state_of(config.run_dir)["position"]
     assert (position["epoch"], position["step"]) == (0, 6)
     fit(config)
     assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
-
-
-def through_the_command(config, tmp_path, script: str) -> subprocess.CompletedProcess:
-    """`labkit train` in two processes, with a script before it."""
-    command = "import sys\nfrom labkit.cli import main\n"
-    command += "raise SystemExit(main(['train', '--config', sys.argv[1]]))"
-    return torchrun(config, tmp_path, script + command)
-
-
-def lines_of_labkit(done: subprocess.CompletedProcess) -> list[str]:
-    return [line for line in done.stderr.splitlines() if line.startswith("labkit: ")]
 
 
 def test_a_loss_that_is_not_a_number_in_one_process_names_the_batch_of_all(config, tmp_path):
@@ -195,12 +190,7 @@ def test_a_layer_that_takes_no_part_does_not_stop_two_processes(config, tmp_path
 
 
 def test_many_processes_give_one_answer_and_no_warning(config, tmp_path):
-    command = "from labkit.cli import main; raise SystemExit(main())"
-    done = torchrun(
-        replace(config, loss="angleproto", images_per_class=2),
-        tmp_path,
-        f"import sys\nsys.argv[1:] = ['train', '--config', sys.argv[1]]\n{command}",
-    )
+    done = through_the_command(replace(config, loss="angleproto", images_per_class=2), tmp_path, "")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("best validation EER") == 1
     assert "without validation" not in done.stdout and "FutureWarning" not in done.stderr
