@@ -145,6 +145,24 @@ def _box(text: str) -> tuple[float, ...]:
     return edges
 
 
+def _answer(args: argparse.Namespace) -> tuple[dict, str]:
+    from labkit import commands  # PyTorch takes seconds to import; --help should not
+
+    return getattr(commands, args.command)(args)
+
+
+def _stoppable(args: argparse.Namespace) -> tuple[dict, str]:
+    """The answer, or Stopped for a signal while no training has signals of its own."""
+    came: list[str] = []
+    try:
+        with stop_at_once(came):
+            return _answer(args)
+    except StopAsked:
+        raise Stopped(
+            f"stopped by {came[0]} outside of training; give the same command again"
+        ) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 2 for a mistake of the user's, 75 for a run
     that was asked to stop and can go on.
@@ -157,15 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names can hold anything
     first = os.environ.get("RANK", "0") == "0"  # one answer, however many processes train
-    came: list[str] = []
     try:
-        with (
-            stop_at_once(came) if args.command == "train" else nullcontext(),
-            redirect_stdout(sys.stderr) if args.json else nullcontext(),
-        ):
-            from labkit import commands  # PyTorch takes seconds to import; --help should not
-
-            result, text = getattr(commands, args.command)(args)
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            result, text = _stoppable(args) if args.command == "train" else _answer(args)
         if first:
             print(json.dumps(result, default=str) if args.json else text)
             sys.stdout.flush()
@@ -173,11 +185,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if first or not isinstance(error, AgreedError):
             print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
-    except StopAsked:
-        if first:
-            print(f"labkit: stopped by {came[0]} outside of training; give the same command again",
-                file=sys.stderr)  # fmt: skip
-        return Stopped.exit_code
     except KeyboardInterrupt:
         print("labkit: interrupted", file=sys.stderr)
         return 130

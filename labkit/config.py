@@ -174,15 +174,19 @@ def read_settings(path: str | Path) -> dict:
         if name in named:
             raise UserError(f"{path} gives {name} twice, once as {key}")
         named[name] = _as_number(value) if name in _NUMBERS else value
-    return {
-        **expanded({n: v for n, v in named.items() if n in _SEVERAL}),
-        **{n: v for n, v in named.items() if n not in _SEVERAL},
-    }
+    return expanded(named)
 
 
 def expanded(settings: dict) -> dict:
-    """What the reference trainer's `test_interval` and `gpu` mean, as settings of `TrainConfig`."""
-    return {name: value for key in settings for name, value in _SEVERAL[key](settings[key]).items()}
+    """The reference trainer's `test_interval` and `gpu` as the settings of `TrainConfig` that they
+    mean; those that are given themselves win."""
+    meant, given = {}, {}
+    for name, value in settings.items():
+        if name in _SEVERAL:
+            meant |= _SEVERAL[name](value)
+        else:
+            given[name] = value
+    return meant | given
 
 
 _SEVERAL = dict(

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from labkit.errors import UserError
+from labkit.errors import UserError, reason_in_short
 
 
 def load_plugin(path: str | Path) -> None:
@@ -26,7 +26,7 @@ def load_plugin(path: str | Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(
-            f"the plugin {path} fails{line_of(error, path)}: {type(error).__name__}: {error}"
+            f"the plugin {path} fails{line_of(error, path)}: {reason_in_short(error)}"
         ) from error
 
 

@@ -13,7 +13,7 @@ class StopAsked(BaseException):
 
 
 class Stopped(AgreedError):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has ended with everything saved.
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has ended with nothing lost.
 
     Its exit code is the system's EX_TEMPFAIL, so that a batch script can tell it from a mistake.
     """

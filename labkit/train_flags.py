@@ -80,7 +80,6 @@ def _flags(name: str) -> list[str]:
 
 def train_settings(args: argparse.Namespace) -> dict:
     """The settings that the flags of `labkit train` name, as keyword arguments of TrainConfig."""
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    several = {name: given[name] for name in ("test_interval", "gpu") if name in given}
-    own = [*TRAIN_FLAGS, *TRAIN_SWITCHES, "device", "plugin"]
-    return {**expanded(several), **{name: given[name] for name in own if name in given}}
+    names = [*TRAIN_FLAGS, *TRAIN_SWITCHES, "device", "plugin", "test_interval", "gpu"]
+    given = {name: getattr(args, name) for name in names}
+    return expanded({name: value for name, value in given.items() if value is not None})

@@ -183,9 +183,17 @@ next(batches)
 """
 
 
-@pytest.mark.parametrize("end", ["", "raise RuntimeError('with the batches in its traceback')"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        "loader.close()\nbatches = iter(loader)\nnext(batches)",
+        "raise RuntimeError('with the batches in its traceback')",
+    ],
+    ids=["left open", "opened again", "with an error"],
+)
 def test_a_loader_that_nobody_closes_ends_with_the_program(faces, end):
     script = LEFT_OPEN.format(paths=[os.path.dirname(__file__)], faces=str(faces), end=end)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == bool(end)
+    assert done.returncode == ("raise" in end)
     assert "killed" not in done.stderr and "DataLoader worker" not in done.stderr

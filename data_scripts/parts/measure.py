@@ -21,6 +21,7 @@ from PIL import Image
 
 from labkit.data import FaceFolder, decode_image
 from labkit.errors import UserError, reason
+from labkit.pictures import DAMAGED, what_is_wrong
 from labkit.progress import progress
 from parts.job import place
 from parts.near_duplicates import THUMB, likeness, perceptual_hash
@@ -177,10 +178,8 @@ def _look(path: Path) -> tuple:
         grey = decode_image(data, min_size=2 * SIDE).convert("L")
     except UserError as error:
         return 0, 0, 0, 0, 0, len(data), blank, str(error).removeprefix("the image ")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        unknown = type(error).__name__ == "UnidentifiedImageError"
-        why = "not an image that can be read" if unknown else f"cannot be decoded: {error}"
-        return 0, 0, 0, 0, 0, len(data), blank, why
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        return 0, 0, 0, 0, 0, len(data), blank, what_is_wrong(error)
     side = min(SIDE, *grey.size)
     small = grey.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
     thumb = np.asarray(small.resize((THUMB, THUMB), Image.Resampling.BOX))

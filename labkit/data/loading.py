@@ -97,11 +97,13 @@ class ClosableLoader(DataLoader):
     trains may still need their batches to finish its step, save, and close the loader.
     """
 
+    _at_exit: Finalize | None = None
+
     def __iter__(self):
         batches = super().__iter__()
-        if self.num_workers and not getattr(self, "_ended_at_exit", None):
+        if self.num_workers and self._at_exit is None:
             # Before `multiprocessing` sends them SIGTERM and waits.
-            self._ended_at_exit = Finalize(None, _end, (batches._workers,), exitpriority=1)
+            self._at_exit = Finalize(None, _end, (batches._workers,), exitpriority=1)
         return batches
 
     def close(self) -> None:
@@ -109,6 +111,9 @@ class ClosableLoader(DataLoader):
         batches, self._iterator = self._iterator, None
         if batches is not None:
             batches._shutdown_workers()
+        at_exit, self._at_exit = self._at_exit, None
+        if at_exit is not None:
+            at_exit()
 
 
 def train_loader(

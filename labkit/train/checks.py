@@ -13,7 +13,7 @@ from labkit.embed import normalize
 from labkit.errors import UserError, reason_in_short
 from labkit.losses import build_loss
 from labkit.models import InputSpec
-from labkit.pictures import DAMAGED, FORMATS
+from labkit.pictures import DAMAGED, FORMATS, what_is_wrong
 from labkit.plugins import line_of
 from labkit.progress import progress
 from labkit.train.run import Position
@@ -61,7 +61,7 @@ def read_validation(config: TrainConfig) -> PairList:
                 pass
         except (*DAMAGED, Image.DecompressionBombError) as error:
             raise UserError(
-                f"the validation image {path} cannot be read: {reason_in_short(error)}"
+                f"the validation image {path} cannot be read: {what_is_wrong(error)}"
             ) from None
     return pairs
 

@@ -195,7 +195,7 @@ def restore(folder: RunFolder, saved: dict, module, optimizer, accelerator: Acce
         ) from error
     if accelerator.scaler is not None and saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    random = saved["random"]  # a bare tensor in states of version 0.1.0's beginnings
+    random = saved["random"]  # a bare tensor in older states, which knew the CPU's alone
     set_random_state([random] if isinstance(random, torch.Tensor) else random, accelerator.device)
 
 
