@@ -48,10 +48,13 @@ def kill_when(ready: Callable[[], bool], script: str, *flags: str | Path) -> Non
 
 
 def contents(out: Path, *, but: str) -> dict[str, bytes]:
-    """The bytes of every file below `out`, those whose names begin with `but` excepted."""
-    files = (path for path in out.rglob("*") if path.is_file())
-    found = {str(path.relative_to(out)): path.read_bytes() for path in files}
-    return {name: data for name, data in found.items() if not name.startswith(but)}
+    """The bytes of every file below `out`, those whose names begin with `but` excepted.
+
+    These are not opened: while a script is at work, its unfinished files come and go.
+    """
+    names = {path: str(path.relative_to(out)) for path in out.rglob("*")}
+    wanted = {path: name for path, name in names.items() if not name.startswith(but)}
+    return {name: path.read_bytes() for path, name in wanted.items() if path.is_file()}
 
 
 @contextmanager
