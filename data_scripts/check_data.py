@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import IMAGE_EXTENSIONS, DataDirectory, FaceFolder, PairList, decode_image
-from labkit.errors import UserError, reason
-from labkit.files import write_json, write_text
+from labkit.utils import UserError, reason, write_json, write_text
 from parts import near_duplicates
 from parts.clean_list import listed
 from parts.data_card import FIELDS, as_html, as_markdown

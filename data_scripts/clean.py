@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import FaceFolder
-from labkit.errors import UserError
-from labkit.files import write_csv
+from labkit.utils import UserError, write_csv
 from parts import near_duplicates, wrong_faces
 from parts.clean_list import LIST_FILE, Finding, listed, read_list, write_list
 from parts.job import Job, check_apart, main, parser, positive

@@ -31,8 +31,7 @@ from pathlib import Path
 from joblib import cpu_count
 
 from labkit.crop import read_photo
-from labkit.errors import UserError, reason
-from labkit.files import sha256, write_csv
+from labkit.utils import UserError, reason, sha256, write_csv
 from parts import accept_list
 from parts.accept_list import AcceptList, Matcher, NoList
 from parts.job import Job, check_apart, main, parser, place, positive

@@ -25,8 +25,8 @@ from joblib import cpu_count
 from PIL import Image
 
 from labkit.crop import DETECTION_SIDES, crop_face, read_photo, square_around
-from labkit.errors import UserError, reason
-from labkit.pictures import DAMAGED, FORMATS
+from labkit.data.images import DAMAGED, FORMATS
+from labkit.utils import UserError, reason
 from parts.detectors import DETECTORS, detector
 from parts.job import Job, check_apart, main, parser, place, positive
 from parts.names import Taken, plain

@@ -32,8 +32,7 @@ import numpy as np
 from PIL import Image
 
 from labkit.crop import crop_face, read_photo
-from labkit.errors import UserError, reason
-from labkit.files import write_csv
+from labkit.utils import UserError, reason, write_csv
 from parts.job import Job, main, parser, positive
 from parts.names import plain
 

@@ -21,7 +21,6 @@ Writes OUT/leaderboard.csv, OUT/leaderboard.html and OUT/rejected.csv.
 import sys
 from pathlib import Path
 
-from labkit.errors import UserError
 from labkit.evaluate.handins import Key, check_hand_in, complaint, find_hand_ins
 from labkit.evaluate.leaderboard import (
     display_names,
@@ -29,7 +28,7 @@ from labkit.evaluate.leaderboard import (
     versus_text,
     write_leaderboard,
 )
-from labkit.files import only_writer, write_text
+from labkit.utils import UserError, folder_lock, write_text
 from parts.job import main, parser, positive
 
 
@@ -71,7 +70,7 @@ def run(args) -> dict:
         )
     if not args.dry_run:
         rejected = [(path.name, hand_in) for path, hand_in in bad]
-        with only_writer(args.out):
+        with folder_lock(args.out):
             write_leaderboard(args.out, places, rejected, key, title=args.title, **options)
             if args.log:
                 write_text(args.log, "".join(f"{complaint(*item)}\n" for item in bad))

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import DataDirectory, FaceFolder, PairList
-from labkit.errors import UserError
+from labkit.utils import UserError
 from parts import blind_test
 from parts.hard_pairs import balanced, of_near_identities, of_same_attributes, random_pairs
 from parts.job import Job, main, parser, positive

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import FaceFolder
-from labkit.errors import UserError
+from labkit.utils import UserError
 from parts import near_duplicates
 from parts.clean_list import list_path, listed, read_list
 from parts.job import Job, check_apart, main, parser, positive

@@ -13,11 +13,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labkit.config import TrainConfig, read_settings
-from labkit.errors import UserError, reason, reason_in_short
-from labkit.files import atomic_path, only_writer, sha256, write_bytes, write_csv
 from labkit.models import InputSpec, build_model
 from labkit.reference import load_reference_model
 from labkit.registry import MODELS
+from labkit.utils import (
+    UserError,
+    atomic_path,
+    folder_lock,
+    reason,
+    sha256,
+    short_reason,
+    write_bytes,
+    write_csv,
+)
 
 __all__ = [
     "METRIC_COLUMNS",
@@ -218,7 +226,7 @@ class RunFolder:
         self.last = self.path / "last.safetensors"
 
     def __enter__(self) -> "RunFolder":
-        self._lock = only_writer(self.path)
+        self._lock = folder_lock(self.path)
         self._lock.__enter__()
         for killed_in_mid_write in (
             *self.path.glob(".*.partial*"),
@@ -273,7 +281,7 @@ class RunFolder:
         except Exception as error:  # there is no end to what PyTorch raises for a damaged file
             kept = f", or begin another with the initial_weights {self.last}"
             raise UserError(
-                f"{self.state_file} is damaged ({reason_in_short(error)}): delete the run folder"
+                f"{self.state_file} is damaged ({short_reason(error)}): delete the run folder"
                 + (kept if self.last.exists() else "")
             ) from None
 

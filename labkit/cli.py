@@ -10,9 +10,10 @@ from contextlib import nullcontext, redirect_stdout
 
 from labkit import __version__
 from labkit.config import PRESETS
-from labkit.errors import AgreedError, UserError
+from labkit.errors import AgreedError
 from labkit.signals import StopAsked, Stopped, stop_at_once
 from labkit.train_flags import add_train_flags
+from labkit.utils import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -17,7 +17,6 @@ from labkit.data import FaceFolder, PairList, make_pairs
 from labkit.devices import DEVICE_VARIABLE, best_device
 from labkit.doctor import examine
 from labkit.embed import Embedder
-from labkit.errors import UserError
 from labkit.evaluate import (
     VerificationReport,
     read_scores,
@@ -25,12 +24,11 @@ from labkit.evaluate import (
     score_pairs,
     write_scores,
 )
-from labkit.files import atomic_path
 from labkit.lab import Lab
 from labkit.models import InputSpec
 from labkit.plugins import load_plugin
-from labkit.progress import progress
 from labkit.train_flags import train_settings
+from labkit.utils import UserError, atomic_path, progress
 
 Answer = tuple[dict, str]
 # What the reference trainer validates on when its command names nothing else.

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from labkit.errors import UserError, reason
-from labkit.files import write_text
+from labkit.utils import UserError, reason, write_text
 
 
 @dataclass

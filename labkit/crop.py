@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from labkit.errors import UserError, reason
-from labkit.pictures import DAMAGED, FORMATS, rgb
+from labkit.data.images import DAMAGED, FORMATS, rgb
+from labkit.utils import UserError, reason
 
 GREY = (128, 128, 128)
 TURNS = {

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 DEVICE_VARIABLE = "LABKIT_DEVICE"
 # To ask whether there is a GPU must not start one: processes forked from a notebook could not

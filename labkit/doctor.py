@@ -12,9 +12,8 @@ from joblib import cpu_count
 from labkit import __version__
 from labkit.data import DataDirectory, FaceFolder, PairList
 from labkit.devices import best_device
-from labkit.errors import UserError
-from labkit.files import cache_dir
 from labkit.synth import head_file
+from labkit.utils import UserError, cache_dir
 
 PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "anny", "dlib-bin", "papermill")
 GIB = 2**30

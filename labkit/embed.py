@@ -18,21 +18,12 @@ from torch.nn import functional as F
 from labkit.checkpoint import WeightsInfo, load_weights
 from labkit.data import centre_crop, decode_image
 from labkit.devices import best_device, memory_format, memory_kept, mixed_precision
-from labkit.errors import UserError
-from labkit.models import InputSpec
-from labkit.progress import progress
+from labkit.models import InputSpec, normalize
+from labkit.utils import UserError, progress
 
 USUAL_BATCH = 64
 CACHED_PIXELS = 8 * 224 * 224  # of a batch, which a processor's caches hold between layers
 PRECISIONS = {"fp32": None, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def normalize(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
-    """uint8 (n, 3, h, w) to the float32 that a network expects, on the device of `pixels`."""
-    shape = (1, 3, 1, 1)
-    mean = torch.tensor(spec.mean, device=pixels.device).view(shape) * 255
-    std = torch.tensor(spec.std, device=pixels.device).view(shape) * 255
-    return pixels.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 class Embedder:

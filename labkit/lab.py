@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from labkit.config import Preset, TrainConfig, preset
 from labkit.data import DataDirectory, FaceFolder, PairList
 from labkit.devices import best_device
-from labkit.errors import UserError
-from labkit.files import atomic_path, write_json
 from labkit.synth import SynthSizes, guest_photo, make_data_directory
 from labkit.trainset import TrainingData
+from labkit.utils import UserError, atomic_path, write_json
 
 STAGES = ("pretrain", "finetune")
 

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from labkit.errors import UserError, reason_in_short
 from labkit.registry import MODELS
+from labkit.utils import UserError, short_reason
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,14 @@ class InputSpec:
     image_size: int = 224
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+def normalize(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """uint8 (n, 3, h, w) to the float32 that a network expects, on the device of `pixels`."""
+    shape = (1, 3, 1, 1)
+    mean = torch.tensor(spec.mean, device=pixels.device).view(shape) * 255
+    std = torch.tensor(spec.std, device=pixels.device).view(shape) * 255
+    return pixels.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 class SqueezeExcitation(nn.Module):
@@ -290,7 +298,7 @@ def build_model(name: str, embedding_size: int = 512) -> nn.Module:
             raise
         raise UserError(
             f"the network {name} cannot be made with {name}({embedding_size}): "
-            f"{reason_in_short(error)}"
+            f"{short_reason(error)}"
         ) from error
 
 

@@ -13,9 +13,8 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from labkit.crop import largest_face, read_photo
-from labkit.errors import UserError
-from labkit.files import make_folder, only_writer, write_text
 from labkit.lab import Lab
+from labkit.utils import UserError, folder_lock, make_folder, write_text
 
 NOTEBOOKS = ("01_pretrain", "02_finetune", "03_evaluate", "04_lookalike", "05_facemap")
 
@@ -58,7 +57,7 @@ def run_all(lab: Lab, *, photo: str | Path | None = None, say=print) -> list[Not
         largest_face(read_photo(photo), name=str(photo))  # now, not after an hour of training
     lab.prepare_data()
     out = make_folder(lab.folder("notebooks"))
-    with only_writer(out):
+    with folder_lock(out):
         return _run_in_order(lab, source, out, photo, say)
 
 

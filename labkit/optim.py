@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from labkit.errors import UserError
 from labkit.registry import OPTIMIZERS, SCHEDULERS, call_with_own_settings
+from labkit.utils import UserError
 
 Schedule = Callable[[float], float]
 

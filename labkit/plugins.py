@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from labkit.errors import UserError, reason_in_short
+from labkit.utils import UserError, short_reason
 
 
 def load_plugin(path: str | Path) -> None:
@@ -26,7 +26,7 @@ def load_plugin(path: str | Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(
-            f"the plugin {path} fails{line_of(error, path)}: {reason_in_short(error)}"
+            f"the plugin {path} fails{line_of(error, path)}: {short_reason(error)}"
         ) from error
 
 

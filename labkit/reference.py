@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from labkit.errors import UserError, reason
 from labkit.models import build_model
 from labkit.registry import MODELS
+from labkit.utils import UserError, reason
 
 NETWORK = "__S__."
 

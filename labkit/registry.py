@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 class Registry:

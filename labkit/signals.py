@@ -5,20 +5,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from labkit.errors import AgreedError
+from labkit.utils import Stopped  # noqa: F401
 
 
 class StopAsked(BaseException):
     """A signal to stop came inside `stop_at_once`; no `except Exception` takes it for a fault."""
-
-
-class Stopped(AgreedError):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has ended with nothing lost.
-
-    Its exit code is the system's EX_TEMPFAIL, so that a batch script can tell it from a mistake.
-    """
-
-    exit_code = 75
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from skimage.feature import local_binary_pattern
 
 from labkit import metrics
 from labkit.data import FaceFolder, make_pairs
-from labkit.errors import UserError
 from labkit.evaluate import baselines as module
 from labkit.evaluate import score_pairs
 from labkit.evaluate.baselines import (
@@ -22,6 +21,7 @@ from labkit.evaluate.baselines import (
     reference_systems,
     uniform_patterns,
 )
+from labkit.utils import UserError
 
 
 @pytest.mark.parametrize("radius", [1.0, 2.0, 3.0])

@@ -15,7 +15,7 @@ from labkit.data import (
     train_loader,
 )
 from labkit.data.images import CROP_DRAWS
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 def folder_of(counts) -> FaceFolder:

@@ -13,8 +13,8 @@ from labkit.checkpoint import (
     save_weights,
 )
 from labkit.config import TrainConfig
-from labkit.errors import UserError
 from labkit.models import InputSpec, build_model
+from labkit.utils import UserError
 
 SPEC = InputSpec(image_size=48, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 

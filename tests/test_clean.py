@@ -17,8 +17,7 @@ from parts import clean_list  # isort: skip
 from parts import near_duplicates  # isort: skip
 from parts import wrong_faces  # isort: skip
 
-from labkit.errors import UserError
-from labkit.files import only_writer
+from labkit.utils import UserError, folder_lock
 
 HANGUL = unicodedata.normalize("NFD", "김하늘")
 EVIL = "</script><img src=x onerror=alert(1)>'&\".jpg".replace("/", "\N{FRACTION SLASH}")
@@ -236,7 +235,7 @@ def test_mistakes_are_one_line_each(tmp_path, capsys):
     ]:
         code, out, err = script(clean, capsys, *arguments)
         assert code == 2 and complaint in err and err.count("\n") == 1 and out == ""
-    with only_writer(tmp_path / "busy"):
+    with folder_lock(tmp_path / "busy"):
         code, _, err = script(clean, capsys, one, "--out", tmp_path / "busy")
     assert code == 2 and "another run" in err
 

@@ -23,7 +23,7 @@ from script_runs import (
     zipped,
 )
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 import collect_handins  # isort: skip
 from parts.job import main  # isort: skip

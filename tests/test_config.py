@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from labkit.config import PRESETS, TrainConfig, preset
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 def test_settings_survive_yaml(tmp_path):

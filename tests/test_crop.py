@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from labkit import crop
 from labkit.crop import Face, crop_face, find_faces, largest_face, only_face, read_photo
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 GREY = (128, 128, 128)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from script_runs import contents, kill_when, make_larger, run_script, tiny_disk
 
 import labkit.crop
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 import crop_raw  # isort: skip
 from parts import detectors  # isort: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from script_runs import SCRIPTS
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 from parts import journal  # isort: skip
 from parts.job import Job, check_apart, describe, main, parser  # isort: skip

@@ -10,7 +10,7 @@ import torch
 
 from labkit import devices
 from labkit.devices import memory_kept
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 CPU = torch.device("cpu")
 SIZE = 100 << 20  # bytes: above what the C library ever keeps by itself

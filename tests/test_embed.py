@@ -7,8 +7,8 @@ from PIL import Image
 from labkit.checkpoint import save_weights
 from labkit.data import FaceFolder, centre_crop
 from labkit.embed import Embedder
-from labkit.errors import UserError
 from labkit.models import InputSpec, build_model
+from labkit.utils import UserError
 
 
 @pytest.fixture(scope="module")

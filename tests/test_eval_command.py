@@ -11,9 +11,9 @@ from labkit.checkpoint import save_weights
 from labkit.cli import main
 from labkit.data import PairList
 from labkit.embed import Embedder
-from labkit.errors import UserError
 from labkit.evaluate import read_scores, write_scores
 from labkit.models import InputSpec, build_model
+from labkit.utils import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from PIL import Image
 
 from labkit import metrics
 from labkit.data import PairList
-from labkit.errors import UserError
 from labkit.evaluate import (
     VerificationReport,
     read_scores,
@@ -19,6 +18,7 @@ from labkit.evaluate import (
     scoring,
     write_scores,
 )
+from labkit.utils import UserError
 
 NAMES = [f"star{k}/{i}.png" for k in range(8) for i in range(5)]
 

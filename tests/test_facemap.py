@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labkit.errors import UserError
 from labkit.facemap import (
     faithfulness,
     grid,
@@ -27,6 +26,7 @@ from labkit.facemap import (
 )
 from labkit.facemap.neighbours import nearest
 from labkit.facemap.page import coloured
+from labkit.utils import UserError
 
 
 def clusters(groups=4, each=12, size=16, seed=0):

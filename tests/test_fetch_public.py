@@ -18,7 +18,7 @@ from script_runs import (
 )
 
 from labkit.data import FaceFolder, PairList
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 import fetch_public  # isort: skip
 

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from labkit.errors import UserError
-from labkit.files import atomic_path, cache_dir, sha256, write_json, write_text
+from labkit.utils import UserError, atomic_path, cache_dir, sha256, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -40,7 +39,7 @@ def test_a_kill_in_mid_write_leaves_the_old_file(tmp_path):
     write_text(path, "old")
     script = (
         "import os, signal\n"
-        "from labkit.files import atomic_path\n"
+        "from labkit.utils import atomic_path\n"
         f"with atomic_path({str(path)!r}) as beside:\n"
         "    beside.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

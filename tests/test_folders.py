@@ -6,7 +6,7 @@ import pytest
 from conftest import make_faces
 
 from labkit.data import DataDirectory, FaceFolder, make_pairs
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 def names(folder):

@@ -8,10 +8,10 @@ import torch
 
 from labkit.config import TrainConfig
 from labkit.data import IdentityBatchSampler
-from labkit.errors import UserError
 from labkit.synth import FreshFaces, KStars, RenderedPeople, World, find_landmarks, render
 from labkit.train import fit
 from labkit.trainset import TrainingData
+from labkit.utils import UserError
 
 PEOPLE = "synth:world,identities=6,seed=3"
 

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from labkit.data import FaceFolder, make_pairs
-from labkit.errors import UserError
 from labkit.gallery import (
     Calibration,
     Gallery,
@@ -19,6 +18,7 @@ from labkit.gallery import (
 )
 from labkit.gallery.compact import CompactScreen, compiled
 from labkit.gallery.search import normalized, top_k
+from labkit.utils import UserError
 
 
 class FakeEmbedder:

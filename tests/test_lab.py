@@ -1,7 +1,7 @@
 import pytest
 
-from labkit.errors import UserError
 from labkit.lab import Lab
+from labkit.utils import UserError
 
 
 @pytest.fixture

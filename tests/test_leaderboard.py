@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 from labkit import metrics
 from labkit.data import PairList
-from labkit.errors import UserError
 from labkit.evaluate import VerificationReport, read_scores, write_scores
 from labkit.evaluate.handins import Key, check_hand_in, find_hand_ins
 from labkit.evaluate.leaderboard import display_names, rank_hand_ins, spreadsheet_text
-from labkit.files import only_writer
+from labkit.utils import UserError, folder_lock
 
 SCRIPT = Path(__file__).parent.parent / "data_scripts" / "leaderboard.py"
 PEOPLE, PHOTOS = 10, 4
@@ -371,7 +370,7 @@ def test_what_spreadsheets_and_other_systems_write_is_taken(content, tmp_path):
 
 def test_two_runs_at_once_do_not_mix(script, world, key_files, tmp_path):
     good = hand_in(tmp_path / "mine.csv", lines_of(world, scores_of(world, 0.3)))
-    with only_writer(tmp_path / "out"):
+    with folder_lock(tmp_path / "out"):
         code, _, err = script(key_files[0], good, "--out", tmp_path / "out")
     assert code == 2 and "another run is writing" in err
     assert not list((tmp_path / "out").glob("*.*ml"))

@@ -7,9 +7,9 @@ from pytorch_metric_learning import distances, reducers
 from pytorch_metric_learning import losses as oracle
 
 from labkit import losses
-from labkit.errors import UserError
 from labkit.losses import build_loss, needs_classes
 from labkit.registry import LOSSES
+from labkit.utils import UserError
 
 CLASSES, SIZE = 7, 6
 

@@ -16,7 +16,7 @@ import make_pairs  # isort: skip
 
 from labkit.cli import main as labkit
 from labkit.data import DataDirectory, FaceFolder, PairList
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 GENDERS = ["female", "male", "Female", ""]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from labkit import metrics
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 # Few distinct values, so that most lists have ties; differences far above rounding.
 tied_lists = st.lists(

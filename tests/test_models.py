@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labkit.errors import UserError
 from labkit.models import (
     InputSpec,
     ThinResNet34,
@@ -22,6 +21,7 @@ from labkit.models import (
 )
 from labkit.reference import SAME_LAYERS, load_reference_model
 from labkit.registry import MODELS
+from labkit.utils import UserError
 
 THIN = {
     "ThinResNet34": ((2, 3, 3, 3), (48, 96, 128, 256)),

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from labkit.errors import UserError
 from labkit.optim import build_optimizer, build_schedule, set_learning_rate
 from labkit.registry import OPTIMIZERS, SCHEDULERS
+from labkit.utils import UserError
 
 
 def rates_of_pytorch(make, epochs, lr=1e-3):

@@ -3,7 +3,7 @@ import pytest
 from conftest import make_faces
 
 from labkit.data import FaceFolder, PairList, make_pairs
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 def test_pairs_survive_writing_and_reading(faces, tmp_path):

@@ -13,9 +13,9 @@ from scipy.stats import norm
 
 from labkit import metrics, plots
 from labkit.data import FaceFolder, PairList
-from labkit.errors import UserError
 from labkit.evaluate import VerificationReport
 from labkit.plots import style
+from labkit.utils import UserError
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
-from labkit.progress import progress
+from labkit.utils import progress
 
 
 def test_plain_lines_give_the_count_a_rate_and_no_control_characters(monkeypatch, capsys):
     monkeypatch.setenv("LABKIT_PROGRESS", "plain")
-    monkeypatch.setattr("labkit.progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("labkit.utils.SECONDS_BETWEEN_LINES", 0)
     with progress(total=4, desc="reading", unit="image") as bar:
         bar._next_line = 0
         bar.update(2)

@@ -3,8 +3,8 @@ import functools
 import pytest
 from torch import nn
 
-from labkit.errors import UserError
 from labkit.registry import Registry, accepted_settings, call_with_own_settings
+from labkit.utils import UserError
 
 
 def defined_in(module):

@@ -14,9 +14,9 @@ from runs import small_run
 
 from labkit.data import FaceFolder, TrainingImages, loading, slots, train_loader
 from labkit.data.slots import Slots
-from labkit.errors import UserError
 from labkit.train import fit
 from labkit.trainset import TrainingData
+from labkit.utils import UserError
 
 SIZE = 32
 

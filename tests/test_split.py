@@ -18,8 +18,7 @@ from parts import split_write  # isort: skip
 from parts.names import Taken  # isort: skip
 
 from labkit.data import FaceFolder
-from labkit.errors import UserError
-from labkit.files import only_writer
+from labkit.utils import UserError, folder_lock
 
 SETS = split_plan.COURSE_SETS
 
@@ -333,7 +332,7 @@ def test_mistakes_are_one_line_each(faces, tmp_path, capsys):
     ]:
         code, out, err = script(split, capsys, *arguments)
         assert code == 2 and complaint in err and err.count("\n") == 1, err
-    with only_writer(tmp_path / "busy"):
+    with folder_lock(tmp_path / "busy"):
         code, _, err = script(split, capsys, faces, "--out", tmp_path / "busy")
     assert code == 2 and "another run" in err
 

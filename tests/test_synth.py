@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from labkit.data import FaceFolder
-from labkit.errors import UserError
 from labkit.synth import (
     KStars,
     SynthSizes,
@@ -27,6 +26,7 @@ from labkit.synth.raster import rasterize
 from labkit.synth.render import draw, guest_photo
 from labkit.synth.skin import skin_colour
 from labkit.synth.styles import STYLES
+from labkit.utils import UserError
 
 
 def test_same_pixels_whatever_the_batch():

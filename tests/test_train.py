@@ -14,11 +14,11 @@ from conftest import make_faces
 from runs import same, small_run, state_of
 
 from labkit.checkpoint import RunFolder, load_weights, read_metrics
-from labkit.errors import UserError
 from labkit.models import InputSpec, build_model
 from labkit.plugins import load_plugin
 from labkit.train import Stopped, fit, loop
 from labkit.train.checks import checked_loss, try_out
+from labkit.utils import UserError
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import torch
 from runs import COMMAND, RUN, plain_net, small_run, state_of
 
-from labkit.errors import UserError
 from labkit.train import fit, launch
+from labkit.utils import UserError
 
 SIGNAL_TO_ONE = """
 import os, signal
@@ -146,7 +146,7 @@ def test_what_goes_wrong_in_the_main_process_alone_ends_all_with_one_line(config
         tmp_path,
         """
 import labkit.train.loop as loop
-from labkit.errors import UserError
+from labkit.utils import UserError
 def gone(*arguments):
     raise UserError("the disk of the validation images is gone")
 loop.score_pairs = gone
@@ -230,7 +230,7 @@ def test_an_interrupted_notebook_cell_saves_and_says_so_in_one_line(config, tmp_
 import os, signal, time
 import labkit.train.loop as loop
 from labkit.config import TrainConfig
-from labkit.errors import UserError
+from labkit.utils import UserError
 from labkit.train import Stopped, launch
 earlier, calls = loop.set_learning_rate, []
 def interrupt_in_mid_epoch(*arguments):

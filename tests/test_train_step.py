@@ -8,12 +8,12 @@ import torch
 from runs import plain_net, small_run, state_of
 
 from labkit import devices
-from labkit.errors import UserError
 from labkit.losses import build_loss
 from labkit.models import InputSpec, build_model
 from labkit.train import fit
 from labkit.train.run import restore, save
 from labkit.train.step import TrainingStep, gradient_of
+from labkit.utils import UserError
 
 CPU = torch.device("cpu")
 

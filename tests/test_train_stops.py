@@ -14,8 +14,8 @@ from runs import COMMAND, RUN, plain_net, same, small_run, state_of
 
 from labkit import files
 from labkit.checkpoint import RunFolder
-from labkit.errors import UserError
 from labkit.train import Stopped, fit, loop
+from labkit.utils import UserError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 ENDINGS = (".xlsx", ".xlsm", ".csv", ".tsv")
 OLD_ENDINGS = (".xls", ".ods", ".numbers")

@@ -18,8 +18,7 @@ from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, PairList, decode_image
-from labkit.errors import UserError, reason
-from labkit.files import write_csv
+from labkit.utils import UserError, reason, write_csv
 from parts.clean_list import listed
 from parts.job import Job
 

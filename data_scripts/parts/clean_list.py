@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labkit.data import bad_lines
-from labkit.errors import UserError, reason
-from labkit.files import write_text
+from labkit.utils import UserError, reason, write_text
 from parts.journal import csv_text
 
 LIST_FILE = "clean.csv"

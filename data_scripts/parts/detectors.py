@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from labkit.crop import Face, find_faces
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 Detector = Callable[[Image.Image], list[Face]]
 _MTCNN_SURE = 0.9

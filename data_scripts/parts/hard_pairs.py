@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from labkit.data import FaceFolder, make_pairs
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 BINS = 4
 """Groups of equal size that an attribute with many numbers, such as age, is cut into."""

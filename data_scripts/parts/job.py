@@ -15,7 +15,7 @@ Scripts are run as `python data_scripts/NAME.py …` and import what they share 
             waiting = [item for item in items if not job.is_done(item)]
             bar = job.progress(len(waiting), unit="images")
             for item in waiting:
-                ...                                  # write through job.place or labkit.files
+                ...                                  # write through job.place or labkit.utils
                 job.leave_out("a/1.jpg", "no face")
                 job.count("images written")
                 job.done(item)                       # now, and only now, all three are remembered
@@ -52,9 +52,16 @@ from contextlib import ExitStack, nullcontext, redirect_stdout
 from hashlib import blake2b
 from pathlib import Path
 
-from labkit.errors import UserError, reason
-from labkit.files import atomic_path, make_folder, only_writer, write_bytes, write_json
-from labkit.progress import progress
+from labkit.utils import (
+    UserError,
+    atomic_path,
+    folder_lock,
+    make_folder,
+    progress,
+    reason,
+    write_bytes,
+    write_json,
+)
 from parts.journal import Appended, Finished, cannot_write, csv_text, entries, entry, key_of
 
 STOPPED = "stopped; what is done so far is kept: run the same command to go on"
@@ -136,7 +143,7 @@ class Job:
         try:
             if not self.dry_run:
                 folder = make_folder(self.state) if self._part else self.out
-                self._stack.enter_context(only_writer(folder))
+                self._stack.enter_context(folder_lock(folder))
             self._check_settings()
             self._read_journal()
             if not self.dry_run:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.errors import UserError, reason
+from labkit.utils import UserError, reason
 
 
 class Finished:

@@ -20,9 +20,8 @@ from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, decode_image
-from labkit.errors import UserError, reason
-from labkit.pictures import DAMAGED, what_is_wrong
-from labkit.progress import progress
+from labkit.data.images import DAMAGED, what_is_wrong
+from labkit.utils import UserError, progress, reason
 from parts.job import place
 from parts.near_duplicates import THUMB, likeness, perceptual_hash
 

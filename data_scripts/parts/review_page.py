@@ -16,9 +16,7 @@ from pathlib import Path
 from joblib import cpu_count
 
 from labkit.data import FaceFolder, decode_image
-from labkit.errors import UserError
-from labkit.files import write_text
-from labkit.progress import progress
+from labkit.utils import UserError, progress, write_text
 from parts.clean_list import Finding, listed
 from parts.measure import Measures
 from parts.review_template import TEMPLATE

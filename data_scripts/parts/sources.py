@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
 
-from labkit.errors import UserError, reason
+from labkit.utils import UserError, reason
 from parts.names import is_litter, repaired, safe_parts
 
 RAW_EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .heic .heif".split())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import FaceFolder, bad_lines
-from labkit.errors import UserError, reason
+from labkit.utils import UserError, reason
 from parts import near_duplicates
 from parts.clean_list import listed
 from parts.measure import Measures

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.files import make_folder, write_csv
+from labkit.utils import make_folder, write_csv
 from parts.job import Job
 from parts.names import Taken
 from parts.split_plan import SETS, Images, fit

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import FaceFolder
-from labkit.progress import progress
+from labkit.utils import progress
 from parts.job import place
 from parts.measure import PIECE, piece_key
 

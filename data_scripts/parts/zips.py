@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from labkit.errors import reason
+from labkit.utils import reason
 from parts.names import decode, is_litter, safe_parts
 
 _BROKEN = (

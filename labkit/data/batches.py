@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 from labkit.data.folders import FaceFolder
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 class Item(NamedTuple):

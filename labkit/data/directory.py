@@ -5,7 +5,7 @@ from pathlib import Path
 
 from labkit.data.folders import FaceFolder, identity_names
 from labkit.data.pairs import PairList
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 class DataDirectory:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.errors import UserError, reason
-from labkit.files import atomic_path
+from labkit.utils import UserError, atomic_path, reason
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
 

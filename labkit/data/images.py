@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,48 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-from labkit.errors import UserError
-from labkit.pictures import DAMAGED, FORMATS, rgb
+from labkit.utils import UserError, reason
 
 try:
     import simplejpeg
 except ImportError:  # no wheel for this machine
     simplejpeg = None
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is read, whatever a file's name says; others can start programs (EPS) or lack a decoder."""
+
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
+"""What Pillow raises for a file that is cut short, damaged or no image."""
 JPEG_START = b"\xff\xd8"
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2  # random numbers that decide one crop
 RESIZE_PER_CROP = 256 / 224  # the reference trainer resizes to 256 and crops 224
+
+
+def what_is_wrong(error: Exception) -> str:
+    """What an error in `DAMAGED` says of a file, in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that can be read"
+    if isinstance(error, OSError) and error.strerror:
+        return reason(error)
+    return f"cannot be decoded: {error}"
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB; grey of 16 bits is scaled, where Pillow alone would turn it white."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        scale = 255 / 65535 if values.max(initial=0) > 255 else 1
+        image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
+    """Return an RGB image, or uint8 (height, width, 3), as the bytes of a JPEG file."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) -> np.ndarray:

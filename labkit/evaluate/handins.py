@@ -17,8 +17,8 @@ import numpy as np
 
 from labkit.data import PairList, bad_lines, shown
 from labkit.data.pairs import MOST_PROBLEMS_SHOWN
-from labkit.errors import UserError, reason
 from labkit.evaluate.scorefiles import LONGEST_NUMBER, NUMBER
+from labkit.utils import UserError, reason
 
 LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)
 LINE_ALLOWANCE = 2  # a line may be so many times as long as its names need

@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from labkit import metrics
-from labkit.errors import UserError
 from labkit.evaluate.handins import HandIn, Key
-from labkit.files import make_folder, write_csv, write_text
-from labkit.progress import progress
+from labkit.utils import UserError, make_folder, progress, write_csv, write_text
 
 LONGEST_NAME = 60
 FORMULA_STARTS = "=+-@＝＋－＠"

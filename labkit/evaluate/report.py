@@ -14,9 +14,8 @@ import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 
 from labkit import metrics, plots
-from labkit.errors import UserError
-from labkit.files import atomic_path, make_folder, write_json, write_text
 from labkit.plots.style import DPI, LabFigure, new_figure, styled, text
+from labkit.utils import UserError, atomic_path, make_folder, write_json, write_text
 
 Section = tuple[str, str, str, LabFigure]  # file name, heading, explanation, figure
 

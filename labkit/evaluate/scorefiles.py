@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import PairList, bad_lines, check_relative, shown
-from labkit.errors import UserError, reason
-from labkit.files import atomic_path
+from labkit.utils import UserError, atomic_path, reason
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 LONGEST_NUMBER = 40  # signs of a score

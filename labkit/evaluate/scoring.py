@@ -11,8 +11,7 @@ from PIL import ImageOps
 from threadpoolctl import threadpool_limits
 
 from labkit.data import PairList, decode_image
-from labkit.errors import UserError
-from labkit.progress import progress
+from labkit.utils import UserError, progress
 
 WHOLE = 8192  # up to this many files the whole similarity matrix (256 MiB) may be held
 READ = 1 << 16  # pairs read off that matrix at a time

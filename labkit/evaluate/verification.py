@@ -7,7 +7,7 @@ import numpy as np
 
 from labkit import metrics
 from labkit.data import PairList
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 FARS = (0.1, 0.01, 0.001)
 HARDEST = 12

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 EXACT_GRID = 2500
 BLOCK = 500

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from labkit.errors import UserError
 from labkit.facemap.umap import umap
 from labkit.gallery.search import normalized, top_k
+from labkit.utils import UserError
 
 METHODS = ("umap", "tsne", "pca")
 FEWEST_FOR_CURVED = 5

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from labkit.errors import UserError
 from labkit.facemap.layouts import faithfulness
 from labkit.facemap.neighbours import nearest
 from labkit.facemap.page_look import PAGE, STYLE
 from labkit.facemap.page_script import SCRIPT
 from labkit.facemap.poster import LAYOUT_NAMES, as_picture, check_lengths, describe, square
-from labkit.files import write_text
 from labkit.gallery.search import normalized
+from labkit.utils import UserError, write_text
 
 PICTURE_SIDES = ((1500, 112), (6000, 80), (float("inf"), 32))
 """Up to so many pictures, each has this side; multiples of 16, so that JPEG keeps them apart."""

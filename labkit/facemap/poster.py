@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from labkit.errors import UserError
 from labkit.facemap.grid import to_grid
 from labkit.facemap.layouts import faithfulness
-from labkit.files import atomic_path
 from labkit.plots.style import LabFigure
+from labkit.utils import UserError, atomic_path
 
 MAX_PIXELS = 200_000_000
 PRINT_DPI = 300

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.errors import UserError, reason
-from labkit.files import atomic_path
+from labkit.utils import UserError, atomic_path, reason
 
 KIND = "kstar-facelab gallery 1"
 TENSORS = {

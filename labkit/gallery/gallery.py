@@ -10,12 +10,11 @@ from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, decode_image
-from labkit.errors import UserError
 from labkit.gallery.compact import CompactScreen
 from labkit.gallery.file import packed, read_gallery, unpacked, write_gallery
 from labkit.gallery.likeness import Calibration
 from labkit.gallery.search import as_rows, normalized, top_k
-from labkit.progress import progress
+from labkit.utils import UserError, progress
 
 PORTRAIT_SIZE, SMALL_SIZE = 192, 64
 BAD_SHARE = 0.01

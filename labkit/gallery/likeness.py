@@ -8,11 +8,10 @@ import numpy as np
 from PIL import Image
 
 from labkit.data import PairList
-from labkit.errors import UserError
 from labkit.evaluate import embed_files
-from labkit.files import write_json
 from labkit.gallery.search import normalized
 from labkit.plots.style import LabFigure, text
+from labkit.utils import UserError, write_json
 
 QUANTILES = 1001
 

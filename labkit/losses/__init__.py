@@ -14,7 +14,6 @@ Your own is a class under `@LOSSES.register("mine")`, best one that extends `Emb
 
 from typing import Any
 
-from labkit.errors import UserError
 from labkit.losses.base import EmbeddingLoss, LossOutput
 from labkit.losses.classification import AAMSoftmax, AMSoftmax, Softmax
 from labkit.losses.metric import (
@@ -26,6 +25,7 @@ from labkit.losses.metric import (
     Triplet,
 )
 from labkit.registry import LOSSES, call_with_own_settings
+from labkit.utils import UserError
 
 __all__ = [
     "AAMSoftmax",

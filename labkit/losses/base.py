@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 class LossOutput(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labkit.errors import UserError
 from labkit.losses.base import EmbeddingLoss, LossOutput, check_setting, percent_right
 from labkit.registry import LOSSES
+from labkit.utils import UserError
 
 
 @LOSSES.register("softmax", "crossentropy")

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labkit.errors import UserError
 from labkit.losses.base import (
     EmbeddingLoss,
     LossOutput,
@@ -14,6 +13,7 @@ from labkit.losses.base import (
 )
 from labkit.losses.classification import Softmax
 from labkit.registry import LOSSES
+from labkit.utils import UserError
 
 
 @LOSSES.register("triplet")

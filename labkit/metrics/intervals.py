@@ -6,9 +6,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from labkit.errors import UserError
 from labkit.metrics.rates import check_scores, eer, reference_eer
 from labkit.metrics.resampling import Units, WeightedEer
+from labkit.utils import UserError
 
 
 def bootstrap(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 
 def check_scores(scores, labels) -> tuple[np.ndarray, np.ndarray]:
@@ -296,3 +296,19 @@ def rank_k(similarity, probe_labels, gallery_labels, k: int | Sequence[int] = 1)
     rank = (best >= best[np.arange(len(own)), own][:, None]).sum(axis=1)
     rates = (rank[:, None] <= ks).mean(axis=0)
     return float(rates[0]) if np.ndim(k) == 0 else rates
+
+
+def pair_similarities(
+    embeddings: np.ndarray, left: np.ndarray, right: np.ndarray, *, block: int = 16384
+) -> np.ndarray:
+    """Return the cosine of each pair of rows, float32 (n,).
+
+    embeddings: float32 (m, d), rows of length 1. left, right: int (n,), indices of rows.
+    """
+    similarities = np.empty(len(left), np.float32)
+    for start in range(0, len(left), block):
+        part = slice(start, start + block)
+        np.einsum(
+            "nd,nd->n", embeddings[left[part]], embeddings[right[part]], out=similarities[part]
+        )
+    return np.clip(similarities, -1, 1, out=similarities)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from labkit.errors import UserError
+from labkit.utils import UserError
 
 CUTS = (-1 / 20, -1 / 200, 1 / 200, 1 / 20)  # around the crossing, as shares of the list
 

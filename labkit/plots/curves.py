@@ -10,7 +10,6 @@ from matplotlib.ticker import LogLocator
 from scipy.special import ndtri
 
 from labkit import metrics
-from labkit.errors import UserError
 from labkit.plots.style import (
     BLACK,
     GREY,
@@ -24,6 +23,7 @@ from labkit.plots.style import (
     styled,
     text,
 )
+from labkit.utils import UserError
 
 MOST_POINTS = 4000
 DET_TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99)

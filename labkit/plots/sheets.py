@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from labkit.data import FaceFolder, PairList, decode_image
-from labkit.errors import UserError
 from labkit.plots.style import GREY, IMPOSTER, TARGET, LabFigure, new_figure, styled, text
+from labkit.utils import UserError
 
 INCHES_PER_TILE = 1.15
 GAP = 4

@@ -12,13 +12,20 @@ import yaml
 from PIL import Image
 
 from labkit.data import FaceFolder, make_pairs
-from labkit.errors import UserError, reason
-from labkit.files import make_folder, only_writer, write_bytes, write_csv, write_text
-from labkit.progress import progress
 from labkit.synth.head import HEAD_VERSION, load_head
 from labkit.synth.people import KStars, World
 from labkit.synth.render import RENDER_VERSION, draw, find_landmarks
 from labkit.synth.scene import LANDMARKS
+from labkit.utils import (
+    UserError,
+    folder_lock,
+    make_folder,
+    progress,
+    reason,
+    write_bytes,
+    write_csv,
+    write_text,
+)
 
 POPULATIONS = {"world": World, "kstar": KStars}
 SETTINGS_FILE = "synth.yaml"
@@ -119,7 +126,7 @@ def make_dataset(
         "synthetic": "nobody in these pictures exists",
     }
     _claim(out, settings)
-    with only_writer(out):
+    with folder_lock(out):
         for leftover in out.glob(".*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
         numbers = range(first_identity, first_identity + identities)

@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import Dataset
 
 from labkit.data.batches import Item, TrainingBatch
-from labkit.errors import UserError
 from labkit.synth.dataset import find_population
 from labkit.synth.render import CROP, draw
+from labkit.utils import UserError
 
 SCHEME = "synth:"
 _SETTINGS = ("identities", "seed", "first_identity")

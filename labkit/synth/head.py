@@ -22,9 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from labkit.errors import UserError
-from labkit.files import atomic_path, cache_dir
 from labkit.synth import anatomy
+from labkit.utils import UserError, atomic_path, cache_dir
 
 HEAD_VERSION = 5
 GENDERS = ("female", "male")

@@ -8,10 +8,10 @@
 The loop itself, from top to bottom, is `labkit.train.loop.fit`.
 """
 
-from labkit.signals import Stopped
 from labkit.train.launch import launch
 from labkit.train.loop import fit
 from labkit.train.run import TrainResult
 from labkit.train.watch import show_curves
+from labkit.utils import Stopped
 
 __all__ = ["Stopped", "TrainResult", "fit", "launch", "show_curves"]

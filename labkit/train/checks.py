@@ -9,16 +9,14 @@ from torch.nn import functional as F
 
 from labkit.config import TrainConfig
 from labkit.data import PairList
-from labkit.embed import normalize
-from labkit.errors import UserError, reason_in_short
+from labkit.data.images import DAMAGED, FORMATS, what_is_wrong
 from labkit.losses import build_loss
-from labkit.models import InputSpec
-from labkit.pictures import DAMAGED, FORMATS, what_is_wrong
+from labkit.models import InputSpec, normalize
 from labkit.plugins import line_of
-from labkit.progress import progress
 from labkit.train.run import Position
 from labkit.train.step import same_buffers
 from labkit.trainset import TrainingData
+from labkit.utils import UserError, progress, short_reason
 
 
 def check_data(data: TrainingData, config: TrainConfig, here: Position, processes: int) -> None:
@@ -100,7 +98,7 @@ def try_out(network: nn.Module, loss: nn.Module, spec: InputSpec, config: TrainC
         except Exception as error:
             raise UserError(
                 f"the network {config.model} does not work on images of {spec.image_size} px"
-                f"{_place(error, config)}: {reason_in_short(error)}"
+                f"{_place(error, config)}: {short_reason(error)}"
             ) from error
         wanted = (len(faces), config.embedding_size)
         if not isinstance(embeddings, torch.Tensor) or embeddings.shape != wanted:
@@ -116,7 +114,7 @@ def try_out(network: nn.Module, loss: nn.Module, spec: InputSpec, config: TrainC
         except Exception as error:
             raise UserError(
                 f"the loss {config.loss} does not work on embeddings of shape {rows}"
-                f"{_place(error, config)}: {reason_in_short(error)}"
+                f"{_place(error, config)}: {short_reason(error)}"
             ) from error
         loss_of_batch = output[0] if isinstance(output, tuple) and len(output) == 2 else None
         one_number = isinstance(loss_of_batch, torch.Tensor) and loss_of_batch.shape == ()

@@ -22,10 +22,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from labkit.checkpoint import RunFolder, read_metrics
 from labkit.config import TrainConfig
 from labkit.devices import best_device
-from labkit.errors import UserError
 from labkit.signals import Stopped, handlers_restored
 from labkit.train.loop import fit
 from labkit.train.run import Position, TrainResult, last_good
+from labkit.utils import UserError
 
 SECONDS_BETWEEN_LOOKS = 2
 

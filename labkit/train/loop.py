@@ -24,7 +24,6 @@ from labkit.metrics import eer
 from labkit.models import InputSpec, build_model, freeze_backbone
 from labkit.optim import build_optimizer, build_schedule, set_learning_rate
 from labkit.plugins import load_plugin
-from labkit.progress import progress
 from labkit.signals import StopAsked, stop_at_once, stop_signals
 from labkit.train.checks import check_data, checked_loss, read_validation, try_out
 from labkit.train.processes import Processes
@@ -42,6 +41,7 @@ from labkit.train.run import (
 from labkit.train.step import TrainingStep, gradient_of
 from labkit.train.watch import TensorBoard
 from labkit.trainset import TrainingData
+from labkit.utils import progress
 
 SECONDS_BETWEEN_LOSSES = 1.0
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from labkit.errors import AgreedError, UserError
+from labkit.errors import AgreedError
+from labkit.utils import UserError
 
 LONGEST_WAIT = timedelta(days=1)  # for the main process, which lists files and validates alone
 

@@ -12,12 +12,11 @@ from torch import nn
 from labkit.checkpoint import RunFolder, save_weights
 from labkit.config import TrainConfig
 from labkit.devices import random_state, set_random_state
-from labkit.errors import AgreedError, UserError, reason_in_short
-from labkit.files import write_text
+from labkit.errors import AgreedError
 from labkit.models import InputSpec
-from labkit.signals import Stopped
 from labkit.train.processes import Processes
 from labkit.trainset import TrainingData
+from labkit.utils import Stopped, UserError, short_reason, write_text
 
 MOST_UNREADABLE = 0.01  # a run stops when more of its images than this cannot be decoded
 NAMES_IN_MESSAGES = 5
@@ -191,7 +190,7 @@ def restore(folder: RunFolder, saved: dict, module, optimizer, accelerator: Acce
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the network or the loss is not the one that {folder.path} was trained with "
-            f"({reason_in_short(error)}): choose another run folder"
+            f"({short_reason(error)}): choose another run folder"
         ) from error
     if accelerator.scaler is not None and saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])

@@ -8,9 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from labkit.devices import random_state, set_random_state
-from labkit.embed import normalize
 from labkit.losses import LossOutput
-from labkit.models import InputSpec
+from labkit.models import InputSpec, normalize
 from labkit.train.processes import rows_of_all
 
 

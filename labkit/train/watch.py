@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from labkit.errors import UserError
 from labkit.plots import training_curves
-from labkit.progress import in_live_notebook
+from labkit.utils import UserError, in_live_notebook
 
 _shown: dict[str, object] = {}
 

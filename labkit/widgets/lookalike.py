@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from labkit.crop import Face, crop_face, find_faces, read_photo
-from labkit.errors import UserError
 from labkit.gallery import Match, lookalike_sheet, occlusion_map
+from labkit.utils import UserError
 from labkit.widgets.photo_view import LARGEST_FILE, PhotoView
 from labkit.widgets.pictures import heat
 

@@ -28,7 +28,7 @@ from skimage import data  # noqa: E402
 
 from crop_raw import arguments, cut_face, run  # noqa: E402
 from labkit.crop import crop_face, find_faces, only_face, read_photo  # noqa: E402
-from labkit.errors import UserError  # noqa: E402
+from labkit.utils import UserError  # noqa: E402
 from parts.detectors import DETECTORS, detector  # noqa: E402
 from parts.job import Job  # noqa: E402
 

@@ -1,0 +1,308 @@
+"""What every part of the kit uses: errors for people, whole files, progress bars, stop signals."""
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+from tqdm.std import tqdm as terminal_bar
+
+CACHE_VARIABLE = "KSTAR_FACELAB_CACHE"
+PROGRESS_VARIABLE = "LABKIT_PROGRESS"
+SECONDS_BETWEEN_LINES = 15
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+class UserError(Exception):
+    """Something that the user can mend: a wrong path, value, file or photo.
+
+    The message names the thing, says what is wrong with it and what to do. The command line
+    prints it on stderr, without a traceback, and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+class Stopped(UserError):
+    """A run was asked to stop (SIGTERM, Ctrl-C) and has ended with nothing lost.
+
+    Its exit code is the system's EX_TEMPFAIL, so that a batch script can tell it from a mistake.
+    """
+
+    exit_code = 75
+
+
+def reason(error: OSError) -> str:
+    """Return what the operating system said, as a short phrase without numbers or paths."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def short_reason(error: Exception) -> str:
+    """Return the type and first line of an error of another library or of a user's own code."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def printable(value: object, length: int = 40) -> str:
+    """Return a value from a file on one line, without control characters, cut to `length`."""
+    text = str(value)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def l2_normalize(rows: np.ndarray) -> np.ndarray:
+    """Scale each row of (n, d) to length 1, as float32; a row of zeros stays zeros."""
+    rows = np.asarray(rows, dtype=np.float32)
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(lengths == 0, 1, lengths)
+
+
+def render_page(template: str | Path, **values) -> str:
+    """Fill in a Jinja2 template with autoescape; it may extend `labkit/templates/base.html`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folders = [Path(template).parent, Path(__file__).parent / "templates"]
+    pages = Environment(
+        loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return pages.get_template(Path(template).name).render(**values)
+
+
+# Files
+
+
+def cache_dir() -> Path:
+    """Return the folder for files that are built once per user, made when missing.
+
+    The environment variable KSTAR_FACELAB_CACHE overrides the system's usual place.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    path = Path(named).expanduser() if named else user_cache_path("kstar-facelab", appauthor=False)
+    return make_folder(path)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and its parents; UserError when it cannot be made."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {reason(error)}") from None
+    return path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` and rename it onto `path` when the block succeeds.
+
+    A reader sees the old file or the new one, never a part. After an error, or a kill, the old
+    file is untouched. Raises UserError when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=f".partial{path.suffix}", dir=path.parent
+        )
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            raise _cannot_write(path, error) from error
+        if os.strerror(errno.ENOSPC) in str(error):  # a library's own error for a full disk
+            raise _cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_lock(folder: str | Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder (made when missing).
+
+    The system frees the lock when the process ends, however it ends. Raises UserError when
+    another process holds it or the folder cannot be written.
+    """
+    lock = FileLock(make_folder(folder) / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another run is writing to {folder}: wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise _cannot_write(Path(folder), error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    what_to_do = (
+        "free some space and run it again"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "choose another folder"
+    )
+    return UserError(f"cannot write {path}: {reason(error)}; {what_to_do}")
+
+
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all; file names that are no UTF-8 keep their bytes."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: str | Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def sha256(path: str | Path) -> str:
+    """Return the file's SHA-256 as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# Stop signals
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGINT (Ctrl-C, a kernel's interrupt) while its block runs.
+
+    A loop asks `if stop:` after each step, so that it can finish the step and save. With
+    `at_once` True a signal raises Stopped where it comes, for work that can be thrown away.
+    Outside the main thread, where signals cannot be caught, it does nothing.
+    """
+
+    def __init__(self, *, at_once: bool = False):
+        self.at_once, self.name = at_once, ""
+
+    def __bool__(self) -> bool:
+        return bool(self.name)
+
+    def __enter__(self) -> "StopSignals":
+        self._earlier = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._earlier[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame) -> None:
+        self.name = signal.Signals(number).name
+        if self.at_once:
+            self.at_once = False  # a second signal would come in the middle of the way out
+            raise Stopped(f"stopped by {self.name}; give the same command again")
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+
+# Progress bars
+
+
+def in_live_notebook() -> bool:
+    """Return whether a person looks at this kernel: JupyterLab and VS Code, not papermill."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    if shell is None or not hasattr(shell, "kernel"):
+        return False
+    return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns
+
+
+def progress(
+    iterable: Iterable | None = None,
+    *,
+    total: int | None = None,
+    desc: str = "",
+    unit: str = "it",
+    leave: bool = True,
+    quiet: bool = False,
+) -> terminal_bar:
+    """Return a tqdm bar with a rate and the time left; plain lines where no person watches.
+
+    The environment variable LABKIT_PROGRESS set to `bar`, `plain` or `none` overrides the choice;
+    `quiet` shows nothing at all. With `leave` False nothing of the bar stays when it is done.
+    """
+    settings = dict(total=total, desc=desc, unit=unit, leave=leave, dynamic_ncols=True)
+    choice = os.environ.get(PROGRESS_VARIABLE, "")
+    if quiet or choice == "none":
+        return terminal_bar(iterable, disable=True, **settings)
+    if choice != "plain" and in_live_notebook():
+        from tqdm.notebook import tqdm as notebook_bar
+
+        return notebook_bar(iterable, **settings)
+    if choice == "bar" or (choice != "plain" and sys.stderr.isatty()):
+        return terminal_bar(iterable, **settings)
+    return _PlainLines(iterable, **settings)
+
+
+class _PlainLines(terminal_bar):
+    """A progress bar that prints a whole line now and then, for logs and executed notebooks."""
+
+    def __init__(self, iterable=None, **settings):
+        self._started = time.monotonic()
+        self._next_line = self._started + SECONDS_BETWEEN_LINES
+        super().__init__(iterable, file=sys.stdout, mininterval=1, **settings)
+
+    def display(self, msg=None, pos=None):
+        now = time.monotonic()
+        if not self.disable and now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            print(self._line(now), flush=True)
+        return True
+
+    def close(self):
+        now = time.monotonic()
+        if not self.disable and self.leave and now - self._started >= 1:
+            print(self._line(now), flush=True)
+        self.disable = True
+
+    def _line(self, now: float) -> str:
+        rate = self.n / max(now - self._started, 1e-9)
+        of_total = f"/{self.total:,}" if self.total else ""
+        line = f"{self.desc}: " if self.desc else ""
+        line += f"{self.n:,}{of_total} {self.unit}, {rate:.1f} {self.unit}/s"
+        if self.total and self.n < self.total and rate > 0:
+            line += f", {self.format_interval((self.total - self.n) / rate)} left"
+        return line + (f" ({self.postfix})" if self.postfix else "")
