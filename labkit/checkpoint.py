@@ -1,10 +1,15 @@
-"""What a training run leaves on disk: the run folder, weights in and out, state for resuming."""
+"""What a training run leaves on disk: the run folder, weights in and out, training state."""
 
 import csv
 import dataclasses
 import io
 import json
-from dataclasses import dataclass
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,7 +19,6 @@ from torch import nn
 
 from labkit.config import TrainConfig, read_settings
 from labkit.models import InputSpec, build_model
-from labkit.reference import load_reference_model
 from labkit.registry import MODELS
 from labkit.utils import (
     UserError,
@@ -26,18 +30,6 @@ from labkit.utils import (
     write_bytes,
     write_csv,
 )
-
-__all__ = [
-    "METRIC_COLUMNS",
-    "LoadReport",
-    "RunFolder",
-    "WeightsInfo",
-    "load_initial_weights",
-    "load_reference_model",
-    "load_weights",
-    "read_metrics",
-    "save_weights",
-]
 
 METRIC_COLUMNS = (
     "epoch",
@@ -97,14 +89,14 @@ def save_weights(
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
     }
-    with atomic_path(path) as beside:
-        save_file(tensors, beside, metadata={"facelab": json.dumps(about)})
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"facelab": json.dumps(about)})
 
 
 def load_weights(
     path: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[nn.Module, WeightsInfo]:
-    """The network of a .safetensors file of ours, in evaluation mode, and what the file says.
+    """Return the network of a weights file in evaluation mode, and what the file says.
 
     Raises UserError when the file is missing, damaged, or not written by `save_weights`.
     """
@@ -131,7 +123,7 @@ def load_weights(
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict | None]:
-    """The tensors of a file and, when it is one of ours, what it says of itself."""
+    """Return the tensors of a file and, when it is one of ours, what it says of itself."""
     if not path.is_file():
         raise UserError(f"the weights file {path} does not exist")
     try:
@@ -145,7 +137,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict | None]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors of a file were taken over, and which were not and why."""
+    """Which tensors of a file were loaded, and which were not and why."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
@@ -153,7 +145,7 @@ class LoadReport:
     mismatched: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         parts = [f"{len(self.loaded)} tensors loaded"]
         for kind, names in (
             ("not in the file", self.missing),
@@ -167,25 +159,23 @@ class LoadReport:
 
 
 def load_initial_weights(model: nn.Module, path: str | Path) -> LoadReport:
-    """Start `model` from a weights file of ours or a checkpoint of the reference trainer.
+    """Start `model` from a weights file of ours or a checkpoint of the VoxCeleb trainer.
 
-    Tensors whose name and shape fit are taken over; the report names the others. Raises
-    UserError when fewer than half of the network's tensors fit: it is another model's file.
+    Tensors whose name and shape fit are loaded; the report names the others. Raises UserError
+    when fewer than half of the network's tensors fit: it is another model's file.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         state, _ = _read_safetensors(path)
     else:
-        state = load_reference_model(path).state_dict()
+        state = load_voxceleb_model(path).state_dict()
     own = model.state_dict()
     fits = [name for name in own if name in state and state[name].shape == own[name].shape]
     report = LoadReport(
         loaded=tuple(fits),
         missing=tuple(name for name in own if name not in state),
         unexpected=tuple(name for name in state if name not in own),
-        mismatched=tuple(
-            name for name in own if name in state and state[name].shape != own[name].shape
-        ),
+        mismatched=tuple(name for name in own if name in state and name not in fits),
     )
     if 2 * len(fits) < len(own):
         raise UserError(
@@ -196,8 +186,70 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> LoadReport:
     return report
 
 
+def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.Module:
+    """Return the network in a `.model` file of the VoxCeleb trainer, on the CPU in eval mode.
+
+    Such a file is a PyTorch state dict whose keys begin with `__S__.` (the network) and `__L__.`
+    (the loss, left aside here). Only tensors are read from it, and nothing in it runs.
+    model_name: the network's name; None to find the built-in one whose layers fit.
+
+    Raises UserError when the file is missing, is no checkpoint, would run code when loaded, or
+    holds another network.
+    """
+    weights = _voxceleb_weights(Path(path))
+    if "fc.weight" not in weights or weights["fc.weight"].ndim != 2:
+        raise UserError(f"{path}: the network has no layer fc, so it is none of this kit's")
+    embedding_size = len(weights["fc.weight"])
+    found = {name: value.shape for name, value in weights.items()}
+    names = [name for name in MODELS.names() if MODELS.is_built_in(name)]
+    for name in [MODELS.canonical(model_name)] if model_name else names:
+        with torch.device("meta"):
+            wanted = build_model(name, embedding_size).state_dict()
+        differing = {(key, value.shape) for key, value in wanted.items()} ^ set(found.items())
+        if not differing:
+            model = build_model(name, embedding_size)
+            model.load_state_dict(weights)
+            return model.eval()
+    if model_name is None:
+        raise UserError(f"{path}: fits none of {', '.join(names)}")
+    raise UserError(
+        f"{path}: is no {name}: layer {min(differing)[0]} is missing, one too many or of another "
+        "shape; leave the model's name out to have it found"
+    )
+
+
+def _voxceleb_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about how the file was pickled
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    except Exception as error:  # what a damaged file makes torch.load raise has no common class
+        words = "GLOBAL|unrecognized function|allowlisted"
+        if isinstance(error, pickle.UnpicklingError) and re.search(words, str(error)):
+            raise UserError(
+                f"{path}: refused, because it holds more than weights and loading it could run"
+                " code; save the state dict alone"
+            ) from None
+        raise UserError(f"{path}: is damaged or not a PyTorch checkpoint") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no state dict but a {type(state).__name__}")
+    named = {str(key).removeprefix("module."): value for key, value in state.items()}
+    weights = {
+        key.removeprefix("__S__."): value
+        for key, value in named.items()
+        if key.startswith("__S__.") and isinstance(value, torch.Tensor)
+    }
+    if not weights:
+        raise UserError(
+            f"{path}: is no checkpoint of the VoxCeleb trainer, whose keys begin with __S__."
+        )
+    return weights
+
+
 def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
-    """The rows of a metrics.csv, one per epoch; an epoch without validation has val_eer None."""
+    """Return the rows of a metrics.csv; an epoch without validation has val_eer None."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [
@@ -210,11 +262,61 @@ def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
         raise UserError(f"{path} is not a metrics file of this kit") from None
 
 
+@dataclass
+class TrainingState:
+    """How far a run has come and what it has measured on the way.
+
+    epoch, step: finished epochs, and finished steps of the next one. loss_sum, accuracy_sum: over
+    those steps. rows: one dictionary per epoch, as in metrics.csv. unreadable: names of images
+    that could not be decoded. listing: digest of the face folder.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    accuracy_sum: float = 0.0
+    best_val_eer: float | None = None
+    best_epoch: int | None = None
+    rows: list[dict] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    identities: int = 0
+    images: int = 0
+    listing: str = ""
+
+    def end_epoch(self, row: dict, *, validated: bool) -> bool:
+        """Take in the row of a finished epoch; return whether none before was as good.
+
+        Without validation the last epoch counts as the best.
+        """
+        eer = row["val_eer"]
+        best = not validated
+        if eer is not None:
+            best = self.best_val_eer is None or eer < self.best_val_eer
+        if best:
+            self.best_val_eer, self.best_epoch = eer, row["epoch"]
+        self.rows.append(row)
+        self.epoch, self.step, self.loss_sum, self.accuracy_sum = row["epoch"], 0, 0.0, 0.0
+        return best
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run came to; see `TrainingState`. best_val_eer: percent, or None."""
+
+    run_dir: Path
+    best_weights: Path
+    last_weights: Path
+    best_val_eer: float | None
+    best_epoch: int | None
+    rows: list[dict]
+    unreadable: list[str]
+
+
 class RunFolder:
-    """The folder of one training run; a context manager that keeps other runs out of it.
+    """The folder of one training run.
 
     It holds config.yaml, metrics.csv, last/state.pt (all that resuming needs), best.safetensors
-    and last.safetensors. Every file is written beside and renamed into place.
+    and last.safetensors. Every file is written under a temporary name and renamed.
     """
 
     def __init__(self, path: str | Path):
@@ -225,41 +327,30 @@ class RunFolder:
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
 
-    def __enter__(self) -> "RunFolder":
-        self._lock = folder_lock(self.path)
-        self._lock.__enter__()
-        for killed_in_mid_write in (
-            *self.path.glob(".*.partial*"),
-            *self.path.glob("last/.*.partial*"),
-        ):
-            killed_in_mid_write.unlink(missing_ok=True)
-        return self
+    @contextmanager
+    def open(self, config: TrainConfig) -> Iterator[None]:
+        """Keep other runs out, and write the settings or compare them with those of the run here.
 
-    def __exit__(self, *error) -> None:
-        self._lock.__exit__(*error)
-
-    def begin(self, config: TrainConfig) -> dict:
-        """Write the settings, or hold them against those that the run here was made with.
-
-        Returns the earlier settings, none for a new run. A folder without a saved state has no
-        run yet: a mistake in the first command costs nothing. Raises UserError that names the
-        settings which differ.
+        A folder without a saved state has no run yet: a mistake in the first command costs
+        nothing. Raises UserError that names the settings which differ.
         """
-        earlier = {}
-        if self.config_file.exists() and self.state_file.exists():
-            earlier = read_settings(self.config_file)
-            differing = [
-                f"{name} ({earlier.get(name)!r}, now {value!r})"
-                for name, value in dataclasses.asdict(config).items()
-                if name not in _FREE_SETTINGS and earlier.get(name) != value
-            ]
-            if differing:
-                raise UserError(
-                    f"{self.path} was made with other settings: {', '.join(differing)}; "
-                    "choose another run folder, or delete this one to start over"
-                )
-        config.to_yaml(self.config_file)
-        return earlier
+        with folder_lock(self.path):
+            for left_by_a_kill in self.path.rglob(".*.partial*"):
+                left_by_a_kill.unlink(missing_ok=True)
+            if self.config_file.exists() and self.state_file.exists():
+                earlier = read_settings(self.config_file)
+                differing = [
+                    f"{name} ({earlier.get(name)!r}, now {value!r})"
+                    for name, value in dataclasses.asdict(config).items()
+                    if name not in _FREE_SETTINGS and earlier.get(name) != value
+                ]
+                if differing:
+                    raise UserError(
+                        f"{self.path} was made with other settings: {', '.join(differing)}; "
+                        "choose another run folder, or delete this one to start over"
+                    )
+            config.to_yaml(self.config_file)
+            yield
 
     def save_state(self, state: dict) -> None:
         """Write all that resuming needs, as one file."""
@@ -269,7 +360,7 @@ class RunFolder:
         write_bytes(self.state_file, buffer.getbuffer())
 
     def load_state(self) -> dict | None:
-        """What `save_state` wrote last; None at the beginning of a run."""
+        """Return what `save_state` wrote last; None at the beginning of a run."""
         if not self.state_file.exists():
             return None
         try:
@@ -285,9 +376,36 @@ class RunFolder:
                 + (kept if self.last.exists() else "")
             ) from None
 
+    def last_checkpoint(self) -> str:
+        """Return in words where the run can go on from."""
+        if self.state_file.exists():
+            return f"the last good checkpoint is {self.state_file}"
+        return "there is no checkpoint yet"
+
+    def result(self, state: TrainingState) -> TrainResult:
+        """Return what the run has come to."""
+        return TrainResult(
+            run_dir=self.path,
+            best_weights=self.best,
+            last_weights=self.last,
+            best_val_eer=state.best_val_eer,
+            best_epoch=state.best_epoch,
+            rows=state.rows,
+            unreadable=state.unreadable,
+        )
+
     def write_metrics(self, rows: list[dict]) -> None:
-        """Write metrics.csv anew; None becomes an empty field."""
+        """Write metrics.csv; None becomes an empty field."""
         table = [
             ["" if row[name] is None else row[name] for name in METRIC_COLUMNS] for row in rows
         ]
         write_csv(self.metrics_file, [METRIC_COLUMNS, *table])
+
+    def write_tensorboard(self, row: dict) -> None:
+        """Add a row of metrics.csv to the folder `tensorboard`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.path / "tensorboard")) as board:
+            for name, value in row.items():
+                if value is not None and name not in ("epoch", "step"):
+                    board.add_scalar(name, value, row["epoch"])

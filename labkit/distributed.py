@@ -1,0 +1,109 @@
+"""What the processes of one run tell each other. With one process nothing is sent."""
+
+import atexit
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from labkit.utils import UserError
+
+
+class Processes:
+    """All processes of a run: `count`, this one's `rank`, and whether it is `main`.
+
+    Decisions that depend on a clock or a signal differ from process to process, and one that
+    saves while another trains would wait for it for ever: they are made together.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.count, self.rank = accelerator.num_processes, accelerator.process_index
+        self.main, self.device = accelerator.is_main_process, accelerator.device
+        # Over the CPU also when gradients go over GPUs, so that no step waits for the device.
+        self._group = dist.new_group(backend="gloo") if self.count > 1 else None
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is true in any process."""
+        agreed = torch.tensor([int(bool(flag)) for flag in flags])
+        if self.count > 1:
+            dist.all_reduce(agreed, dist.ReduceOp.MAX, self._group)
+        return [bool(flag) for flag in agreed]
+
+    def mean(self, numbers: torch.Tensor) -> list[float]:
+        """Return the mean of a tensor over the processes."""
+        return torch.tensor(self.gather(numbers.tolist())).double().mean(dim=0).tolist()
+
+    def gather(self, value: Any) -> list:
+        """Return the values of all processes, in the order of their ranks."""
+        if self.count == 1:
+            return [value]
+        values: list = [None] * self.count
+        dist.all_gather_object(values, value, self._group)
+        return values
+
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        """Return the value of `work` in all processes, or raise its UserError; main calls it."""
+        value = error = None
+        if self.main:
+            try:
+                value = work()
+            except UserError as raised:
+                error = raised
+        if self.count > 1:
+            told = [value, error]
+            dist.broadcast_object_list(told, src=0, group=self._group)
+            value, error = told if not self.main else (value, error)
+        if error:
+            raise error
+        return value
+
+    def wrap(self, module: nn.Module, *, find_unused: bool) -> nn.Module:
+        """Return the module with gradients averaged over the processes."""
+        if self.count == 1 or not any(p.requires_grad for p in module.parameters()):
+            return module
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            module, device_ids=devices, find_unused_parameters=find_unused
+        )
+
+    def part(self) -> None:
+        """Wait for all at the end of a run, so that none leaves while another still reads."""
+        if self.count > 1:
+            dist.barrier(self._group)
+            atexit.register(_end_group)
+
+
+def _end_group() -> None:
+    """End the threads that connect the processes; they crash an interpreter that ends first."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class LossOverAllProcesses(nn.Module):
+    """A loss that compares the faces of a batch, given those of all processes."""
+
+    def __init__(self, loss: nn.Module):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor):
+        return self.loss(gather_rows(embeddings), gather_rows(labels))
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rows of all processes, in the order of their ranks: all-gather with gradient.
+
+    rows: (n, …), n the same everywhere. The gradient goes to the process's own rows. There it is
+    multiplied by the number of processes, because DistributedDataParallel divides by it.
+    """
+    count = dist.get_world_size()
+    parts = [torch.empty_like(rows) for _ in range(count)]
+    dist.all_gather(parts, rows.detach().contiguous())
+    if rows.requires_grad:
+        rows.register_hook(lambda gradient: gradient * count)
+    parts[dist.get_rank()] = rows
+    return torch.cat(parts)

@@ -1,5 +1,0 @@
-from labkit.utils import UserError
-
-
-class AgreedError(UserError):
-    pass

@@ -1,0 +1,379 @@
+"""The training loop, from top to bottom: batch, forward, loss, backward, step, log, validate, save.
+
+    labkit train --train_path data/pretrain --save_path runs/first --trainfunc amsoftmax
+    torchrun --nproc-per-node 4 -m labkit train --config run.yaml
+
+A run that was stopped goes on where it was when the same command is given again: whatever is
+random in it is a function of the seed, the epoch and the step, and `last/state.pt` has the rest.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from labkit.checkpoint import (
+    RunFolder,
+    TrainingState,
+    TrainResult,
+    load_initial_weights,
+    save_weights,
+)
+from labkit.checks import build_and_check_loss, check_data, check_network_and_loss
+from labkit.config import TrainConfig
+from labkit.data import FaceFolder, PairList, TrainingBatch, close_loader, train_loader
+from labkit.devices import (
+    keep_freed_memory,
+    make_accelerator,
+    memory_format,
+    random_state,
+    set_random_state,
+)
+from labkit.distributed import LossOverAllProcesses, Processes
+from labkit.embed import Embedder
+from labkit.gradcache import cached_gradient
+from labkit.losses import LossOutput
+from labkit.losslog import LossLog
+from labkit.metrics import eer, pair_similarities
+from labkit.models import InputSpec, build_model, freeze_backbone, normalize
+from labkit.registry import load_plugin
+from labkit.utils import Stopped, StopSignals, UserError, progress, short_reason
+
+STEPS_BETWEEN_LOGS = 10
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
+
+
+def train_step(
+    network: nn.Module,
+    loss: nn.Module,
+    batch: TrainingBatch,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    spec: InputSpec,
+    images_at_once: int | None = None,
+) -> LossOutput:
+    """Take one step of training and return the loss and the accuracy of the batch.
+
+    batch.images: uint8 (batch, images_per_class, 3, size, size); batch.labels: int64 (batch,).
+    With `images_at_once` the gradient is the same, computed in chunks that need less memory.
+    """
+    images = batch.images.to(accelerator.device, non_blocking=True)
+    labels = batch.labels.to(accelerator.device, non_blocking=True)
+    optimizer.zero_grad(set_to_none=True)
+    if images_at_once is None:
+        with accelerator.autocast():
+            embeddings = network(normalize(images.flatten(0, 1), spec))
+            output = loss(embeddings.view(*images.shape[:2], -1), labels)
+        accelerator.backward(output[0])
+    else:
+        output = cached_gradient(
+            network, loss, images, labels, accelerator, spec, images_at_once=images_at_once
+        )
+    optimizer.step()
+    return output
+
+
+def lr_at(config: TrainConfig, epoch: float) -> float:
+    """Return the learning rate at a position in epochs (2.5 is the middle of the third epoch).
+
+    A plain function of the position, so that a resumed run goes on with the very same rates.
+    steplr: lr · lr_decay^⌊epoch / lr_step_epochs⌋. cosine: half a cosine from lr to min_lr at
+    max_epoch; cosine_restart: begun anew every restart_epochs. Warm-up scales the first
+    warmup_epochs by a line from 1 % to 1. Source of the cosines: SGDR (Loshchilov and Hutter,
+    2017, arXiv:1608.03983), equation 5.
+    """
+    if config.scheduler == "steplr":
+        lr = config.lr * config.lr_decay ** math.floor(epoch / config.lr_step_epochs)
+    else:
+        if config.scheduler == "cosine":
+            part = min(epoch / config.max_epoch, 1.0)
+        else:
+            part = math.fmod(epoch, config.restart_epochs) / config.restart_epochs
+        lr = config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * part)) / 2
+    if epoch < config.warmup_epochs:
+        lr *= 0.01 + 0.99 * epoch / config.warmup_epochs
+    return lr
+
+
+def validate(network: nn.Module, spec: InputSpec, pairs: PairList, config: TrainConfig) -> float:
+    """Return the EER of the validation list, percent. Leaves the network in evaluation mode."""
+    embedder = Embedder.of_model(network.eval(), spec, config.embedding_size, quiet=True)
+    embeddings = embedder.files([Path(config.val_dir) / name for name in pairs.files])
+    return eer(pair_similarities(embeddings, pairs.left, pairs.right), pairs.labels)
+
+
+def fit(
+    config: TrainConfig, *, after_epoch: Callable[[Path, list[dict]], None] | None = None
+) -> TrainResult:
+    """Train as `config` says, into `config.run_dir`, from the start or from where it stopped.
+
+    after_epoch: called with the run folder and the rows of metrics.csv after every epoch.
+    Raises UserError, before training begins, for settings that do not fit each other or the
+    data; `Stopped` after SIGTERM or Ctrl-C, with the training state saved.
+    """
+    accelerator = make_accelerator(config.device, mixed=config.mixed_precision)
+    device, processes = accelerator.device, Processes(accelerator)
+    folder, cleanup = RunFolder(config.run_dir), ExitStack()
+    with cleanup:
+        processes.on_main(lambda: cleanup.enter_context(folder.open(config)))
+        saved = folder.load_state()
+        state = TrainingState(**saved["position"]) if saved else TrainingState()
+        if saved:  # a kill between the state and the metrics has left these an epoch behind
+            processes.on_main(lambda: folder.write_metrics(state.rows))
+        if state.epoch >= config.max_epoch:
+            return folder.result(state)
+
+        # Data, network, loss, optimizer
+        torch.manual_seed(config.seed)
+        if config.plugin:
+            load_plugin(config.plugin)
+        faces = processes.on_main(lambda: _face_folder(config, folder))
+        pairs = processes.on_main(lambda: _validation_pairs(config)) if config.val_list else None
+        accelerator.print(check_data(faces, config, state, processes.count), end="")
+        loader = train_loader(
+            faces,
+            config,
+            workers=0 if config.workers is None and device.type == "cpu" else config.workers,
+            rank=processes.rank,
+            processes=processes.count,
+            pin_memory=device.type == "cuda",
+        )
+        cleanup.callback(close_loader, loader)
+        spec = InputSpec(image_size=config.image_size)
+        network = build_model(config.model, config.embedding_size)
+        if config.initial_weights and not saved:
+            report = load_initial_weights(network, config.initial_weights)
+            accelerator.print(f"{config.initial_weights}: {report.summary()}")
+        loss = build_and_check_loss(config, len(faces.identities))
+        unused = check_network_and_loss(network, loss, spec, config) or config.freeze_epochs > 0
+        network.to(device, memory_format=memory_format(device))
+        learned = nn.ModuleDict(dict(network=network, loss=loss.to(device)))
+        optimizer = accelerator.prepare(_optimizer(config, learned, device))
+        if saved:
+            _restore(folder, saved, learned, optimizer, accelerator)
+            accelerator.print(
+                f"{folder.path}: going on in epoch {state.epoch + 1} after step {state.step}"
+            )
+        step_network = torch.compile(network) if config.compile else network
+        step_network = processes.wrap(step_network, find_unused=unused)
+        step_loss = processes.wrap(loss, find_unused=unused)
+        if processes.count > 1 and getattr(loss, "min_images_per_class", 1) > 1:
+            step_loss = LossOverAllProcesses(step_loss)
+        save_state = partial(_save_state, folder, state, learned, optimizer, accelerator)
+
+        keep_freed_memory(device)
+        stop = cleanup.enter_context(StopSignals())
+        steps, images_per_step = len(loader), config.batch_size * config.images_per_class
+        last_saved = time.monotonic()
+        for epoch in range(state.epoch, config.max_epoch):
+            step_network.train()
+            step_loss.train()
+            if config.freeze_epochs:
+                freeze_backbone(network, epoch < config.freeze_epochs)
+            loader.batch_sampler.set_epoch(epoch, state.step)
+            log = LossLog(state, faces, folder, processes)
+            began, first_step = time.monotonic(), state.step
+            bar = progress(
+                total=(steps - first_step) * images_per_step,
+                desc=f"epoch {epoch + 1}/{config.max_epoch}",
+                unit="image",
+                leave=False,
+                quiet=not processes.main,
+            )
+            with bar:
+                for batch in loader if first_step < steps else ():
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr_at(config, epoch + state.step / steps)
+                    output = train_step(
+                        step_network, step_loss, batch, optimizer, accelerator, spec,
+                        config.images_at_once,
+                    )  # fmt: skip
+                    state.step += 1
+                    log.add(output, batch)
+                    bar.update(images_per_step)
+                    stopping = bool(stop)
+                    due = time.monotonic() - last_saved > 60 * config.checkpoint_minutes
+                    if processes.count > 1:
+                        stopping, due = processes.any(stopping, due)
+                    save_now = (stopping or due) and state.step < steps
+                    if save_now or state.step % STEPS_BETWEEN_LOGS == 0 or state.step == steps:
+                        bar.set_postfix_str(log.look())
+                    if save_now:
+                        processes.on_main(save_state)
+                        last_saved = time.monotonic()
+                        _end_if(stopping, stop, folder)
+
+            row = _row(state, steps, config, time.monotonic() - began, first_step)
+            last = epoch + 1 == config.max_epoch
+            if pairs and (last or (epoch + 1) % config.val_interval == 0):
+                # The trained epoch is safe before validation, which a signal breaks off.
+                processes.on_main(save_state)
+                _end_if(processes.any(stop)[0], stop, folder)
+                row["val_eer"] = processes.on_main(
+                    lambda: _validate_or_stop(network, spec, pairs, config, stop)
+                )
+                _end_if(row["val_eer"] is None, stop, folder)
+            is_best = state.end_epoch(row, validated=bool(pairs))
+            accelerator.print(_line(row, config))
+            save = partial(_save_weights, folder, network, config, spec, is_best=is_best)
+            processes.on_main(save)
+            processes.on_main(save_state)
+            last_saved = time.monotonic()
+            if config.tensorboard and processes.main:
+                folder.write_tensorboard(row)
+            if processes.main and after_epoch:
+                after_epoch(folder.path, state.rows)
+            if not last:
+                _end_if(processes.any(stop)[0], stop, folder)
+        if state.unreadable:
+            accelerator.print(
+                f"{len(state.unreadable)} images could not be decoded and were skipped: "
+                + ", ".join(state.unreadable)
+            )
+        processes.part()
+        return folder.result(state)
+
+
+def _face_folder(config: TrainConfig, folder: RunFolder) -> FaceFolder:
+    extensions = [f".{name.strip(' .')}" for name in config.train_extensions.split(",")]
+    cache = folder.path / "train_scan.npz"
+    return FaceFolder.scan(config.train_dir, extensions=extensions, cache=cache)
+
+
+def _validation_pairs(config: TrainConfig) -> PairList:
+    pairs = PairList.read(config.val_list, config.val_dir)
+    pairs.check_labels(config.val_list)
+    return pairs
+
+
+def _optimizer(
+    config: TrainConfig, learned: nn.Module, device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer of the settings, in one fused kernel per step where there is one."""
+    return OPTIMIZERS[config.optimizer](
+        learned.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _save_state(
+    folder: RunFolder,
+    state: TrainingState,
+    learned: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> None:
+    """Write all that resuming needs as one file, and metrics.csv after it."""
+    for name, value in learned.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"the weights {name} are no longer numbers after step {state.step} of epoch "
+                f"{state.epoch + 1}; {folder.last_checkpoint()}: lower lr, or train without mixed "
+                "precision"
+            )
+    folder.save_state(
+        dict(
+            position=vars(state),
+            module=learned.state_dict(),
+            optimizer=optimizer.state_dict(),
+            scaler=None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+            random=random_state(accelerator.device),
+        )
+    )
+    folder.write_metrics(state.rows)
+
+
+def _restore(
+    folder: RunFolder,
+    saved: dict,
+    learned: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> None:
+    """Bring back what `_save_state` has written; UserError when it is of another network."""
+    try:
+        learned.load_state_dict(saved["module"])
+        optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the network or the loss is not the one that {folder.path} was trained with "
+            f"({short_reason(error)}): choose another run folder"
+        ) from error
+    if accelerator.scaler is not None and saved["scaler"]:
+        accelerator.scaler.load_state_dict(saved["scaler"])
+    set_random_state(saved["random"], accelerator.device)
+
+
+def _save_weights(
+    folder: RunFolder, network: nn.Module, config: TrainConfig, spec: InputSpec, *, is_best: bool
+) -> None:
+    for path in [folder.last, folder.best] if is_best else [folder.last]:
+        save_weights(
+            path,
+            network,
+            model_name=config.model,
+            embedding_size=config.embedding_size,
+            input_spec=spec,
+        )
+
+
+def _validate_or_stop(
+    network: nn.Module, spec: InputSpec, pairs: PairList, config: TrainConfig, stop: StopSignals
+) -> float | None:
+    """The validation EER, or None when a signal has broken it off."""
+    stop.at_once = True
+    try:
+        return validate(network, spec, pairs, config)
+    except Stopped:
+        return None
+    finally:
+        stop.at_once = False
+
+
+def _end_if(stopping: bool, stop: StopSignals, folder: RunFolder) -> None:
+    if stopping:
+        raise Stopped(
+            f"stopped by {stop.name or 'a signal to another process'} with everything saved in "
+            f"{folder.path}: the same command goes on from here"
+        )
+
+
+def _row(
+    state: TrainingState, steps: int, config: TrainConfig, seconds: float, first_step: int
+) -> dict:
+    """The row of metrics.csv for an epoch whose steps are done."""
+    images = (steps - first_step) * config.batch_size * config.images_per_class
+    accuracy = state.accuracy_sum / steps
+    return dict(
+        epoch=state.epoch + 1,
+        step=(state.epoch + 1) * steps,
+        lr=lr_at(config, state.epoch + (steps - 1) / steps),
+        train_loss=state.loss_sum / steps,
+        train_accuracy=None if math.isnan(accuracy) else accuracy,
+        val_eer=None,
+        images_per_second=round(images / seconds, 1),
+        seconds=round(seconds, 1),
+    )
+
+
+def _line(row: dict, config: TrainConfig) -> str:
+    """One epoch in words."""
+    parts = [f"epoch {row['epoch']}/{config.max_epoch}: loss {row['train_loss']:.3f}"]
+    if row["train_accuracy"] is not None:
+        parts.append(f"accuracy {row['train_accuracy']:.1f} %")
+    if row["val_eer"] is not None:
+        parts.append(f"validation EER {row['val_eer']:.2f} %")
+    parts += [f"lr {row['lr']:.2g}", f"{row['images_per_second']:.0f} images/s"]
+    return ", ".join(parts)
