@@ -201,7 +201,7 @@ def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.M
         raise UserError(f"{path}: the network has no layer fc, so it is none of this kit's")
     embedding_size = len(weights["fc.weight"])
     found = {name: value.shape for name, value in weights.items()}
-    names = [name for name in MODELS.names() if MODELS.is_built_in(name)]
+    names = MODELS.names()
     for name in [MODELS.canonical(model_name)] if model_name else names:
         with torch.device("meta"):
             wanted = build_model(name, embedding_size).state_dict()

@@ -35,7 +35,8 @@ class Processes:
 
     def mean(self, numbers: torch.Tensor) -> list[float]:
         """Return the mean of a tensor over the processes."""
-        return torch.tensor(self.gather(numbers.tolist())).double().mean(dim=0).tolist()
+        values = torch.tensor(self.gather(numbers.tolist()), dtype=torch.float64)
+        return values.mean(dim=0).tolist()
 
     def gather(self, value: Any) -> list:
         """Return the values of all processes, in the order of their ranks."""

@@ -70,25 +70,28 @@ def test_weights_of_another_model_are_refused(weights):
 
 def test_other_settings_are_named_and_free_ones_are_not(tmp_path):
     config = TrainConfig(run_dir=str(tmp_path / "run"), lr=0.01)
-    with RunFolder(config.run_dir) as folder:
-        folder.begin(config)
+    folder = RunFolder(config.run_dir)
+    with folder.open(config):
         folder.save_state({})
-        folder.begin(replace(config, max_epoch=99, workers=3, device="cpu"))
-        with pytest.raises(UserError, match=r"made with other settings: lr \(0.01, now 0.02\)"):
-            folder.begin(replace(config, lr=0.02))
+    with folder.open(replace(config, max_epoch=99, workers=3, device="cpu")):
+        pass
+    with pytest.raises(UserError, match=r"made with other settings: lr \(0.01, now 0.02\)"):
+        with folder.open(replace(config, lr=0.02)):
+            pass
 
 
 def test_a_first_command_with_a_mistake_can_be_given_again_without_it(tmp_path):
     config = TrainConfig(run_dir=str(tmp_path / "run"), loss="amsofmax")
-    with RunFolder(config.run_dir) as folder:
-        folder.begin(config)
-        folder.begin(replace(config, loss="amsoftmax"))
+    folder = RunFolder(config.run_dir)
+    with folder.open(config):
+        pass
+    with folder.open(replace(config, loss="amsoftmax")):
         assert TrainConfig.from_yaml(folder.config_file).loss == "amsoftmax"
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    script = f"from labkit.checkpoint import RunFolder\nRunFolder({str(tmp_path)!r}).__enter__()"
-    with RunFolder(tmp_path):
+    script = f"from labkit.utils import folder_lock\nfolder_lock({str(tmp_path)!r}).__enter__()"
+    with RunFolder(tmp_path).open(TrainConfig()):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert "another run is writing to" in done.stderr
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

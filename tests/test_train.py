@@ -1,6 +1,4 @@
-import copy
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +11,10 @@ import torch
 from conftest import make_faces
 from runs import same, small_run, state_of
 
+from labkit import train
 from labkit.checkpoint import RunFolder, load_weights, read_metrics
-from labkit.models import InputSpec, build_model
-from labkit.plugins import load_plugin
-from labkit.train import Stopped, fit, loop
-from labkit.train.checks import checked_loss, try_out
-from labkit.utils import UserError
+from labkit.train import fit, lr_at
+from labkit.utils import Stopped, UserError
 
 
 @pytest.fixture
@@ -56,15 +52,15 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_for_bit_like_one_never_stopped(
     config = replace(config, optimizer=optimizer, loss="triplet", images_per_class=2)
     fit(replace(config, run_dir=config.run_dir + "-whole"))
 
-    original, calls = loop.set_learning_rate, []
+    calls = []
 
     def stop_at_some_steps(*arguments):
         calls.append(1)
         if len(calls) in (2, 7):
             os.kill(os.getpid(), signal.SIGTERM)
-        original(*arguments)
+        return lr_at(*arguments)
 
-    monkeypatch.setattr(loop, "set_learning_rate", stop_at_some_steps)
+    monkeypatch.setattr(train, "lr_at", stop_at_some_steps)
     for _ in range(2):
         with pytest.raises(Stopped, match="the same command goes on from here"):
             fit(config)
@@ -135,12 +131,12 @@ def test_few_corrupt_images_are_skipped_and_named_and_many_stop_the_run(config, 
     [
         (dict(model="ThinResNet35"), "ThinResNet3"),
         (dict(loss="amsoftmaxx"), "(?i)amsoftmax"),
-        (dict(optimizer="adamx"), "adam"),
-        (dict(scheduler="steplrx"), "steplr"),
+        (dict(optimizer="adamx"), "did you mean adam"),
+        (dict(scheduler="steplrx"), "did you mean steplr"),
         (dict(num_classes=3), "12 identities, more than num_classes"),
         (dict(batch_size=13), "set batch_size to 12"),
         (dict(loss="triplet"), "set images_per_class"),
-        (dict(images_per_class=9), "nPerClass. to 6 or less"),
+        (dict(images_per_class=9), "images_per_class.* to 6 or less"),
         (dict(train_dir="/nowhere"), "does not exist"),
         (dict(device="cuda:77"), "no device|no GPU"),
         (dict(initial_weights="/nowhere.safetensors"), "does not exist"),
@@ -190,7 +186,7 @@ def test_a_renamed_identity_is_noticed_on_resume(config, tmp_path):
     fit(config)
     first = sorted(root.iterdir())[0]
     first.rename(root / "zz")
-    with pytest.raises(UserError, match="have other names"):
+    with pytest.raises(UserError, match="or other names"):
         fit(replace(config, max_epoch=2))
     (root / "zz").rename(first)
     assert len(fit(replace(config, max_epoch=2)).rows) == 2
@@ -205,62 +201,12 @@ def test_metrics_that_a_kill_left_behind_are_written_again(config):
     assert file.read_text() == whole
 
 
-def test_an_unreadable_validation_image_is_told_before_training(config, tmp_path):
-    val = shutil.copytree(config.val_dir, tmp_path / "val")
-    bad = sorted(val.rglob("*.jpg"))[3]
-    bad.write_text("not an image")
-    with pytest.raises(UserError, match=f"validation image {bad} cannot be read") as caught:
-        fit(replace(config, val_dir=str(val)))
-    assert "\n" not in str(caught.value)
-    assert not RunFolder(config.run_dir).state_file.exists()
-
-
 def test_no_chunk_is_too_small_for_batch_norm(config):
     """12 images, 11 at once: two chunks of 6, not one of 11 and one of 1."""
     assert len(fit(replace(config, images_at_once=11, max_epoch=1)).rows) == 1
     assert len(
         fit(replace(config, images_at_once=1, max_epoch=1, run_dir=config.run_dir + "1")).rows
     )
-
-
-def test_a_moving_average_that_a_loss_puts_in_place_anew_is_as_before(config, tmp_path):
-    plugin = own_code(
-        tmp_path,
-        """
-        @LOSSES.register("own")
-        class Own(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.register_buffer("centre", torch.zeros(16))
-
-            def forward(self, embeddings, labels):
-                self.centre = 0.9 * self.centre + 0.1 * embeddings.detach().mean((0, 1))
-                return LossOutput((embeddings - self.centre).square().mean(), None)
-        """,
-    )
-    load_plugin(plugin)
-    loss = checked_loss(replace(config, loss="own"), 12)
-    try_out(build_model("ThinResNet34", 16), loss, InputSpec(32), config)
-    assert not loss.centre.any()
-
-
-def test_another_end_of_a_cosine_is_told_also_in_its_first_epoch(config, monkeypatch, capsys):
-    config = replace(config, scheduler="cosine", max_epoch=2)
-    with monkeypatch.context() as stopped:
-        stopped.setattr(loop, "set_learning_rate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Stopped):
-            fit(config)
-    fit(replace(config, max_epoch=3))
-    assert "ends with epoch 3 now, not 2: the learning rate after 1 e" in capsys.readouterr().out
-
-
-def test_another_end_of_a_cosine_is_told(config, capsys):
-    fit(replace(config, scheduler="cosine", max_epoch=2))
-    fit(replace(config, scheduler="cosine", max_epoch=2))
-    assert "schedule ends" not in capsys.readouterr().out
-    fit(replace(config, scheduler="cosine", max_epoch=4))
-    said = capsys.readouterr().out
-    assert "cosine schedule ends with epoch 4 now, not 2" in said and "instead of 1e-05" in said
 
 
 NETWORK = """
@@ -282,90 +228,6 @@ def own_code(tmp_path, text: str) -> str:
     path = tmp_path / "own.py"
     path.write_text(textwrap.dedent(NETWORK) + textwrap.dedent(text))
     return str(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "changes", "complaint"),
-    [
-        (
-            """
-            @MODELS.register("own")
-            class Own(Small):
-                def __init__(self):
-                    super().__init__(16)
-            """,
-            dict(model="own"),
-            r"own cannot be made with own\(16\): TypeError",
-        ),
-        (
-            """
-            @MODELS.register("own")
-            class Own(Small):
-                def forward(self, images):
-                    return self.fc(images[:, :1].flatten(1))
-            """,
-            dict(model="own"),
-            r"own does not work on images of 32 px on line 17: RuntimeError: .*shape",
-        ),
-        (
-            """
-            @MODELS.register("own")
-            class Own(Small):
-                def forward(self, images):
-                    return super().forward(images)[0]
-            """,
-            dict(model="own"),
-            r"tensor of shape \(2, 16\), it gives a tensor of shape \(16,\)",
-        ),
-        (
-            """
-            @LOSSES.register("own")
-            class Own(torch.nn.Module):
-                def forward(self, embeddings, labels):
-                    return embeddings.square().mean()
-            """,
-            dict(loss="own"),
-            r"must return LossOutput.* it gives a tensor of shape \(\)",
-        ),
-        (
-            """
-            @LOSSES.register("own")
-            class Own(torch.nn.Module):
-                def forward(self, embeddings, labels):
-                    return LossOutput(embeddings.detach().mean(), None)
-            """,
-            dict(loss="own"),
-            r"it gives \(a tensor of shape \(\) without a gradient, NoneType None\)",
-        ),
-        (
-            """
-            @LOSSES.register("own")
-            class Own(torch.nn.Module):
-                def forward(self, embeddings, labels):
-                    return LossOutput(embeddings @ labels, None)
-            """,
-            dict(loss="own"),
-            r"own does not work on embeddings of shape \(12, 1, 16\) on line 17: RuntimeError",
-        ),
-        ("", dict(model="timm:levit_128s"), "timm:levit_128s does not work on images of 32 px: "),
-    ],
-)
-def test_code_of_ones_own_is_tried_out_before_training(config, tmp_path, text, changes, complaint):
-    with pytest.raises(UserError, match=complaint) as caught:
-        fit(replace(config, plugin=own_code(tmp_path, text), **changes))
-    assert "\n" not in str(caught.value)
-    assert not RunFolder(config.run_dir).state_file.exists()
-
-
-def test_trying_out_changes_nothing(config):
-    torch.manual_seed(3)
-    network, loss = build_model("ThinResNet34", 16), checked_loss(config, 12)
-    before = copy.deepcopy([network.state_dict(), loss.state_dict()])
-    state = torch.get_rng_state()
-    assert not try_out(network, loss, InputSpec(32), config)
-    assert same([network.state_dict(), loss.state_dict()], before)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(p.grad is None for p in network.parameters())
 
 
 def test_a_network_with_one_layer_under_two_names_is_saved_and_used(config, tmp_path):
@@ -431,10 +293,3 @@ def test_the_line_of_a_plugin_is_named_when_its_path_is_relative(config, tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"broken\.py fails on line 2: RuntimeError: no"):
         fit(replace(config, plugin="broken.py"))
-
-
-def test_a_plugin_that_fails_is_one_clear_line_with_its_line_number(config, tmp_path):
-    plugin = tmp_path / "broken.py"
-    plugin.write_text("x = 1\nraise RuntimeError('no')\n")
-    with pytest.raises(UserError, match=r"broken\.py fails on line 2: RuntimeError: no"):
-        fit(replace(config, plugin=str(plugin)))

@@ -11,28 +11,29 @@ import pytest
 import torch
 from runs import COMMAND, RUN, plain_net, small_run, state_of
 
-from labkit.train import fit, launch
+from labkit.launch import launch
+from labkit.train import fit
 from labkit.utils import UserError
 
 SIGNAL_TO_ONE = """
 import os, signal
-import labkit.train.loop as loop
-earlier, calls = loop.set_learning_rate, []
+from labkit import train
+earlier, calls = train.lr_at, []
 def stop_in_mid_epoch(*arguments):
     calls.append(1)
     if len(calls) == 3 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)
-    earlier(*arguments)
-loop.set_learning_rate = stop_in_mid_epoch
+    return earlier(*arguments)
+train.lr_at = stop_in_mid_epoch
 """
 SIGNAL_IN_VALIDATION = """
 import os, signal, time
-import labkit.train.loop as loop
+from labkit import train
 def stop(*arguments):
     open(asked, "w").close()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(120)
-loop.score_pairs = stop
+train.validate = stop
 """
 
 
@@ -113,30 +114,27 @@ def test_a_signal_during_validation_ends_all_and_the_epoch_is_kept(config, tmp_p
     assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
 
 
-def test_a_loss_that_is_not_a_number_in_one_process_names_the_batch_of_all(config, tmp_path):
-    """In the third step of the second process; the gradients carry it to the others."""
+def test_a_loss_that_is_not_a_number_in_one_process_ends_all_with_one_line(config, tmp_path):
+    """In the third step of the second process, which names its half of the batch."""
     done = through_the_command(
         replace(config, checkpoint_minutes=0.0),
         tmp_path,
         """
 import os
-import labkit.train.loop as loop
-earlier, calls = loop.gradient_of, []
+from labkit import train
+earlier, calls = train.train_step, []
 def broken(*arguments):
-    gradient = earlier(*arguments)
-    def third_is_nan(images, labels):
-        loss, accuracy = gradient(images, labels)
-        calls.append(1)
-        bad = len(calls) >= 3 + (os.environ["RANK"] == "0")
-        return (loss * float("nan") if bad else loss), accuracy
-    return third_is_nan
-loop.gradient_of = broken
+    loss, accuracy = earlier(*arguments)
+    calls.append(1)
+    bad = len(calls) == 3 and os.environ["RANK"] == "1"
+    return (loss * float("nan") if bad else loss), accuracy
+train.train_step = broken
 """,
     )
     (line,) = lines_of_labkit(done)
     assert "the loss became nan in step 3 of epoch 1, on the batch id0" in line
     listed = (tmp_path / "run" / "failed_batch.txt").read_text().split()
-    assert len(set(listed)) == config.batch_size
+    assert len(set(listed)) == config.batch_size / 2
     assert state_of(config.run_dir)["position"]["step"] == 2
 
 
@@ -145,11 +143,11 @@ def test_what_goes_wrong_in_the_main_process_alone_ends_all_with_one_line(config
         config,
         tmp_path,
         """
-import labkit.train.loop as loop
+from labkit import train
 from labkit.utils import UserError
 def gone(*arguments):
     raise UserError("the disk of the validation images is gone")
-loop.score_pairs = gone
+train.validate = gone
 """,
     )
     assert lines_of_labkit(done) == ["labkit: the disk of the validation images is gone"]
@@ -160,19 +158,6 @@ def test_what_goes_wrong_in_all_processes_is_told_once(config, tmp_path):
     done = through_the_command(replace(config, num_classes=3), tmp_path, "")
     (line,) = lines_of_labkit(done)
     assert "12 identities, more than num_classes" in line and "gloo" not in done.stderr
-
-
-def test_the_others_read_what_the_main_process_has_listed(config, tmp_path):
-    script = """
-import os
-from labkit.data import folders
-if os.environ["RANK"] == "1":
-    def listed_again(*arguments):
-        raise AssertionError("this process lists the folder itself")
-    folders._images_below = listed_again
-"""
-    done = torchrun(config, tmp_path, script + RUN)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_layer_that_takes_no_part_does_not_stop_two_processes(config, tmp_path):
@@ -202,7 +187,7 @@ def test_a_notebook_launches_two_processes(config, tmp_path):
     script = f"""
 import torch
 from labkit.config import TrainConfig
-from labkit.train import launch
+from labkit.launch import launch
 a = torch.randn(800, 800)
 (a @ a).sum()
 seen = []
@@ -217,7 +202,7 @@ print("epochs", len(result.rows), "best", result.best_epoch, result.best_weights
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "epochs 2 best" in done.stdout and "True" in done.stdout
-    assert "[('run', 1, 1.0), ('run', 2, 2.0)]" in done.stdout
+    assert "[('run', 2, 2)]" in done.stdout
     assert "Warning" not in done.stderr
     fit(replace(config, run_dir=config.run_dir + "-one"))
     assert_same_run(state_of(config.run_dir + "-one"), state_of(config.run_dir))
@@ -228,18 +213,19 @@ def test_an_interrupted_notebook_cell_saves_and_says_so_in_one_line(config, tmp_
     config.to_yaml(tmp_path / "two.yaml")
     script = f"""
 import os, signal, time
-import labkit.train.loop as loop
+from labkit import train
 from labkit.config import TrainConfig
 from labkit.utils import UserError
-from labkit.train import Stopped, launch
-earlier, calls = loop.set_learning_rate, []
+from labkit.launch import launch
+from labkit.utils import Stopped
+earlier, calls = train.lr_at, []
 def interrupt_in_mid_epoch(*arguments):
     calls.append(1)
     if len(calls) == 2 and os.environ["RANK"] == "0":
         os.killpg(os.getpgrp(), signal.SIGINT)
     time.sleep(0.2)
-    earlier(*arguments)
-loop.set_learning_rate = interrupt_in_mid_epoch
+    return earlier(*arguments)
+train.lr_at = interrupt_in_mid_epoch
 before = signal.getsignal(signal.SIGINT)  # a batch system may have set it to be ignored
 try:
     launch(TrainConfig.from_yaml({str(tmp_path / "two.yaml")!r}), num_processes=2)

@@ -1,18 +1,20 @@
 """One step: the gradient in chunks, precision, compiled networks, devices."""
 
+import math
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from runs import plain_net, small_run, state_of
+from torch.optim import lr_scheduler
 
 from labkit import devices
+from labkit.config import TrainConfig
+from labkit.data import TrainingBatch
 from labkit.losses import build_loss
 from labkit.models import InputSpec, build_model
-from labkit.train import fit
-from labkit.train.run import restore, save
-from labkit.train.step import TrainingStep, gradient_of
+from labkit.train import OPTIMIZERS, fit, lr_at, train_step
 from labkit.utils import UserError
 
 CPU = torch.device("cpu")
@@ -48,18 +50,24 @@ class Dropping(torch.nn.Module):
         return self.body(images)
 
 
+def step(network, loss, images, spec, images_at_once=None):
+    """One step that leaves the parameters as they are and the gradients in them."""
+    accelerator = devices.make_accelerator("cpu", mixed=False)
+    parameters = [*network.parameters(), *loss.parameters()]
+    optimizer = accelerator.prepare(torch.optim.SGD(parameters, lr=0.0))
+    batch = TrainingBatch(images, torch.arange(len(images)), [], None)
+    output = train_step(network, loss, batch, optimizer, accelerator, spec, images_at_once)
+    return output, [p.grad for p in parameters]
+
+
 def gradients(loss_name: str, images_at_once, per_class: int) -> tuple:
     """Gradients and loss of one step, the random number after it, and how many images it took."""
     torch.manual_seed(0)
-    accelerator = devices.make_accelerator("cpu", mixed=False)
-    loss = build_loss(loss_name, embedding_size=8, num_classes=10)
-    step = TrainingStep(Dropping(), loss, InputSpec(8), compiled=False)
-    trained = accelerator.prepare(step)
+    loss, network = build_loss(loss_name, embedding_size=8, num_classes=10), Dropping()
     images = torch.randint(0, 256, (10, per_class, 3, 8, 8), dtype=torch.uint8)
     torch.manual_seed(1)
-    output = gradient_of(trained, step, accelerator, images_at_once)(images, torch.arange(10))
-    random, seen = float(torch.rand(1)), int(step.network.seen)
-    return [p.grad for p in step.parameters()], output.loss.item(), random, seen
+    output, gradient = step(network, loss, images, InputSpec(8), images_at_once)
+    return gradient, output.loss.item(), float(torch.rand(1)), int(network.seen)
 
 
 @pytest.mark.parametrize("loss", ["angproto", "triplet", "supcon", "amsoftmax"])
@@ -88,12 +96,9 @@ def test_a_large_batch_needs_the_memory_of_one_chunk():
 
     def kept(images_at_once) -> int:
         torch.manual_seed(0)
-        accelerator = devices.make_accelerator("cpu", mixed=False)
-        loss = build_loss("angproto", embedding_size=16)
-        step = TrainingStep(build_model("ThinResNet34", 16), loss, InputSpec(32), compiled=False)
-        trained = accelerator.prepare(step)
+        loss, network = build_loss("angproto", embedding_size=16), build_model("ThinResNet34", 16)
         images = torch.zeros(16, 2, 3, 32, 32, dtype=torch.uint8)
-        weights = {p.data_ptr() for p in step.parameters()}
+        weights = {p.data_ptr() for p in network.parameters()}
         now, most = 0, 0
 
         class Kept:
@@ -109,7 +114,7 @@ def test_a_large_batch_needs_the_memory_of_one_chunk():
                 now -= self.size
 
         with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-            gradient_of(trained, step, accelerator, images_at_once)(images, torch.arange(16))
+            step(network, loss, images, InputSpec(32), images_at_once)
         return most
 
     assert kept(4) < 0.5 * kept(None)
@@ -161,27 +166,6 @@ def test_a_device_that_is_not_there_is_one_clear_line(monkeypatch, name):
         devices.best_device(name)
 
 
-def test_the_loss_scale_of_fp16_is_resumed(config, tmp_path):
-    """With PyTorch's scaler for the processor, as there may be no GPU."""
-
-    class Scaling:
-        device, scaler = torch.device("cpu"), torch.amp.GradScaler("cpu", init_scale=1024.0)
-
-    from labkit.checkpoint import RunFolder
-    from labkit.train.run import Position
-
-    module = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    accelerator, folder = Scaling(), RunFolder(tmp_path / "fp16")
-    accelerator.scaler.scale(module(torch.ones(1, 2)).sum() * torch.inf).backward()
-    accelerator.scaler.step(optimizer)  # an overflow: no step, half the scale
-    accelerator.scaler.update()
-    save(folder, Position(), module, optimizer, accelerator)
-    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    restore(folder, folder.load_state(), module, optimizer, accelerator)
-    assert accelerator.scaler.state_dict()["scale"] == 512.0
-
-
 @pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch compiles with g++")
 def test_a_compiled_network_learns_the_same_and_can_be_resumed_without(config):
     config = replace(config, optimizer="sgd", lr=0.01)
@@ -211,24 +195,77 @@ def test_a_network_of_timm_trains(config):
     assert result.rows[0]["train_loss"] > 0 and result.best_weights.exists()
 
 
-def test_curves_are_drawn_anew_after_every_epoch_in_a_live_notebook(config, monkeypatch):
-    import IPython.display
+def rates_of_pytorch(make, epochs=40):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler, rates = make(optimizer), []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
 
-    from labkit.train import show_curves, watch
 
-    drawn = []
+@pytest.mark.parametrize(
+    ("scheduler", "make"),
+    [
+        ("steplr", lambda o: lr_scheduler.StepLR(o, step_size=5, gamma=0.9)),
+        ("cosine", lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=40, eta_min=1e-5)),
+        (
+            "cosineRestartlr",
+            lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=10, eta_min=1e-5),
+        ),
+    ],
+)
+def test_learning_rates_equal_pytorchs_at_whole_epochs(scheduler, make):
+    config = TrainConfig(scheduler=scheduler, max_epoch=40)
+    rates = [lr_at(config, float(epoch)) for epoch in range(40)]
+    assert rates == pytest.approx(rates_of_pytorch(make), rel=1e-9)
 
-    class Handle:
-        def update(self, figure):
-            drawn.append(("update", figure))
 
-    def display(figure, display_id):
-        drawn.append(("new", figure))
-        return Handle()
+def test_learning_rates_between_whole_epochs():
+    steps = TrainConfig(lr=1.0, lr_decay=0.5)
+    assert lr_at(steps, 4.999) == 1.0 and lr_at(steps, 5.0) == lr_at(steps, 9.5) == 0.5
+    cosine = TrainConfig(scheduler="cosine", lr=1.0, max_epoch=8, min_lr=0.25)
+    assert lr_at(cosine, 4) == pytest.approx(0.625)
+    assert lr_at(cosine, 8) == lr_at(cosine, 11.5) == 0.25
+    restarts = TrainConfig(scheduler="cosine_restart", lr=5e-4, max_epoch=50)
+    assert lr_at(restarts, 0) == lr_at(restarts, 10) == lr_at(restarts, 40) == 5e-4
+    assert lr_at(restarts, 13.25) == pytest.approx(lr_at(restarts, 3.25), rel=1e-12)
 
-    fit(replace(config, run_dir=config.run_dir + "-batch"), after_epoch=show_curves)
-    monkeypatch.setattr(IPython.display, "display", display)
-    monkeypatch.setattr(watch, "in_live_notebook", lambda: True)
-    fit(config, after_epoch=show_curves)
-    assert [how for how, _ in drawn] == ["new", "update"]
-    assert all(figure.axes for _, figure in drawn)
+
+@pytest.mark.parametrize("scheduler", ["steplr", "cosine", "cosine_restart"])
+def test_warm_up_climbs_to_the_schedule_without_shifting_it(scheduler):
+    cold = TrainConfig(scheduler=scheduler, max_epoch=20)
+    warm = replace(cold, warmup_epochs=4.0)
+    assert lr_at(warm, 0) == pytest.approx(0.01 * lr_at(cold, 0)) > 0
+    assert lr_at(warm, 2) == pytest.approx((0.01 + 0.99 / 2) * lr_at(cold, 2))
+    assert [lr_at(warm, e) for e in (4, 7.5, 19)] == [lr_at(cold, e) for e in (4, 7.5, 19)]
+
+
+def by_hand(name, gradients, lr, decay):
+    """The textbook update of one number, step by step."""
+    x, v, m, m2 = 1.0, 0.0, 0.0, 0.0
+    for t, g in enumerate(gradients, start=1):
+        if name == "sgd":
+            v = 0.9 * v + (g + decay * x)
+            x -= lr * v
+            continue
+        if name == "adam":
+            g += decay * x
+        else:
+            x -= lr * decay * x
+        m = 0.9 * m + 0.1 * g
+        m2 = 0.999 * m2 + 0.001 * g * g
+        x -= lr * (m / (1 - 0.9**t)) / (math.sqrt(m2 / (1 - 0.999**t)) + 1e-8)
+    return x
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_optimizers_take_the_textbook_steps(name):
+    x = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = OPTIMIZERS[name]([x], lr=0.1, weight_decay=0.2)
+    gradients = [0.5, -1.0, 2.0]
+    for g in gradients:
+        x.grad = torch.full_like(x, g)
+        optimizer.step()
+    assert x.item() == pytest.approx(by_hand(name, gradients, 0.1, 0.2), rel=1e-9)

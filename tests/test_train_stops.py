@@ -12,10 +12,10 @@ import pytest
 import torch
 from runs import COMMAND, RUN, plain_net, same, small_run, state_of
 
-from labkit import files
+from labkit import train, utils
 from labkit.checkpoint import RunFolder
-from labkit.train import Stopped, fit, loop
-from labkit.utils import UserError
+from labkit.train import fit, train_step
+from labkit.utils import Stopped, UserError
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_run_killed_in_the_middle_of_a_write_ends_bit_for_bit_alike(
 ):
     half_a_file = f"""
 import os, signal
-from labkit import files
+from labkit import train, utils
 writes = []
 original = os.fsync
 def half(descriptor):
@@ -69,15 +69,15 @@ def test_a_signal_to_all_processes_of_a_job_saves_and_ends_within_seconds(config
     in_the_second_step = f"""
 import time
 from pathlib import Path
-import labkit.train.loop as loop
-earlier, calls = loop.set_learning_rate, []
+from labkit import train
+earlier, calls = train.lr_at, []
 def slow(*arguments):
     calls.append(1)
     if len(calls) == 2:
         Path({str(tmp_path / "second")!r}).touch()
     time.sleep(0.3)
-    earlier(*arguments)
-loop.set_learning_rate = slow
+    return earlier(*arguments)
+train.lr_at = slow
 """
     process = start(config, tmp_path, in_the_second_step + RUN, start_new_session=True)
     while not (tmp_path / "second").exists():
@@ -97,14 +97,14 @@ def test_a_batch_script_can_tell_a_stop_from_a_mistake(config, whole, tmp_path):
     """A signal in the second step: one line, an exit code of its own, and the run goes on."""
     script = """
 import os, signal
-import labkit.train.loop as loop
-earlier, calls = loop.set_learning_rate, []
+from labkit import train
+earlier, calls = train.lr_at, []
 def stop_in_mid_epoch(*arguments):
     calls.append(1)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGTERM)
-    earlier(*arguments)
-loop.set_learning_rate = stop_in_mid_epoch
+    return earlier(*arguments)
+train.lr_at = stop_in_mid_epoch
 """
     process = start(config, tmp_path, script + COMMAND)
     _, errors = process.communicate()
@@ -123,24 +123,22 @@ def test_a_signal_before_training_has_begun_can_be_told_from_a_mistake_too(confi
     _, errors = process.communicate()
     assert process.returncode == 75
     assert errors == (
-        "labkit: stopped by SIGTERM outside of training; give the same command again\n"
+        "labkit: stopped by SIGTERM; give the same command again\n"
     )
 
 
 def test_a_signal_during_validation_ends_at_once_and_the_epoch_is_kept(config, whole, monkeypatch):
-    original = loop.score_pairs
-
     def slow_validation(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr(loop, "score_pairs", slow_validation)
+    monkeypatch.setattr(train, "validate", slow_validation)
     began = time.monotonic()
     with pytest.raises(Stopped, match="SIGTERM"):
         fit(config)
     assert time.monotonic() - began < 30
     assert state_of(config.run_dir)["position"]["step"] == 6
-    monkeypatch.setattr(loop, "score_pairs", original)
+    monkeypatch.undo()
     fit(config)
     assert same(state_of(config.run_dir), whole)
 
@@ -149,7 +147,7 @@ def test_a_signal_during_validation_ends_at_once_and_the_epoch_is_kept(config, w
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(
     config, whole, monkeypatch, write
 ):
-    writes, original = [], files.os.fsync
+    writes, original = [], utils.os.fsync
 
     def full(descriptor):
         writes.append(1)
@@ -157,7 +155,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(utils.os, "fsync", full)
     with pytest.raises(UserError, match="no space left on device; free some space"):
         fit(config)
     monkeypatch.undo()
@@ -166,7 +164,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(
 
 
 def test_a_second_run_in_the_same_folder_is_turned_away(config):
-    with RunFolder(config.run_dir):
+    with RunFolder(config.run_dir).open(config):
         done = subprocess.run(
             [sys.executable, "-m", "labkit", "train", "--train_dir", config.train_dir]
             + ["--run_dir", config.run_dir],
@@ -177,21 +175,22 @@ def test_a_second_run_in_the_same_folder_is_turned_away(config):
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def third_step(change):
+    """A `train_step` after whose third call something is changed."""
+    calls = []
+
+    def step(network, *arguments):
+        output = train_step(network, *arguments)
+        calls.append(1)
+        return change(network, output) if len(calls) == 3 else output
+
+    return step
+
+
 def test_a_loss_that_is_not_a_number_names_its_batch_and_keeps_the_checkpoint(config, monkeypatch):
     good = state_of(fit(replace(config, max_epoch=1)).run_dir)
-    original = loop.gradient_of
-
-    def broken(*arguments):
-        gradient, calls = original(*arguments), []
-
-        def third_is_nan(images, labels):
-            loss, accuracy = gradient(images, labels)
-            calls.append(1)
-            return (loss * torch.nan if len(calls) == 3 else loss), accuracy
-
-        return third_is_nan
-
-    monkeypatch.setattr(loop, "gradient_of", broken)
+    nan = third_step(lambda network, output: (output[0] * torch.nan, output[1]))
+    monkeypatch.setattr(train, "train_step", nan)
     with pytest.raises(UserError, match=r"became nan in step 3 of epoch 2, on the batch id0") as no:
         fit(config)
     assert "\n" not in str(no.value) and "the last good checkpoint is" in str(no.value)
@@ -201,45 +200,13 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_keeps_the_checkpoint(co
 
 
 def test_weights_that_are_not_numbers_are_never_saved(config, monkeypatch):
-    original = loop.gradient_of
+    def infinite_weight(network, output):
+        network.fc.weight.data[0, 0] = torch.inf
+        return output
 
-    def broken(trained, step, *arguments):
-        gradient, calls = original(trained, step, *arguments), []
-
-        def third_gradient_is_infinite(images, labels):
-            output = gradient(images, labels)
-            calls.append(1)
-            if len(calls) == 3:
-                step.network.fc.weight.grad[0, 0] = torch.inf
-            return output
-
-        return third_gradient_is_infinite
-
-    monkeypatch.setattr(loop, "gradient_of", broken)
+    monkeypatch.setattr(train, "train_step", third_step(infinite_weight))
     with pytest.raises(UserError, match=r"weights network\.fc\.weight are no longer numbers"):
         fit(replace(config, checkpoint_minutes=0.0))
     saved = state_of(config.run_dir)
     assert saved["position"]["step"] == 2
     assert all(torch.isfinite(value).all() for value in saved["module"].values())
-
-
-def test_two_signals_at_once_leave_the_handlers_as_they_were():
-    """Both wait until a call into C returns."""
-    script = """
-import signal
-from labkit.signals import StopAsked, stop_at_once
-both = {signal.SIGINT, signal.SIGTERM}
-before, came = signal.getsignal(signal.SIGTERM), []
-try:
-    with stop_at_once(came):
-        signal.pthread_sigmask(signal.SIG_BLOCK, both)
-        for number in both:
-            signal.raise_signal(number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
-except StopAsked:
-    pass
-assert sorted(came) == ["SIGINT", "SIGTERM"], came
-assert signal.getsignal(signal.SIGTERM) is before
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
