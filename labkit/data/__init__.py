@@ -2,7 +2,7 @@
 
 from labkit.data.directory import DataDirectory
 from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder
-from labkit.data.images import centre_crop, decode_image, decode_pixels, random_resized_crop
+from labkit.data.images import centre_crop, decode_image
 from labkit.data.loader import (
     IdentityBatchSampler,
     TrainingBatch,
@@ -10,7 +10,7 @@ from labkit.data.loader import (
     close_loader,
     train_loader,
 )
-from labkit.data.pairs import PairList, bad_lines, check_relative, make_pairs
+from labkit.data.pairs import PairList, bad_lines, make_pairs
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -22,11 +22,8 @@ __all__ = [
     "TrainingImages",
     "bad_lines",
     "centre_crop",
-    "check_relative",
     "close_loader",
     "decode_image",
-    "decode_pixels",
     "make_pairs",
-    "random_resized_crop",
     "train_loader",
 ]

@@ -43,16 +43,19 @@ class FaceFolder:
         cls,
         root: str | Path,
         *,
-        extensions: Sequence[str] = IMAGE_EXTENSIONS,
+        extensions: str | Sequence[str] = IMAGE_EXTENSIONS,
         cache: str | Path | None = None,
     ) -> "FaceFolder":
         """List the images below `root`; identities without an image are left out.
 
-        Hidden files and files directly in `root` are ignored. With `cache`, an .npz file, the
-        listing is kept there and read back until a folder at or below `root` changes.
+        Hidden files and files directly in `root` are ignored. extensions: what names end in, such
+        as `jpg,png`, upper or lower case. cache: an .npz file that keeps the listing until a
+        folder at or below `root` changes.
         Raises UserError when the folder is missing, unreadable or holds no image.
         """
-        root, extensions = Path(root), tuple(extension.lower() for extension in extensions)
+        root = Path(root)
+        endings = extensions.split(",") if isinstance(extensions, str) else extensions
+        extensions = tuple(f".{ending.strip(' .').lower()}" for ending in endings)
         key = _encoded([CACHE_FORMAT, str(root.resolve()), *extensions])
         if cache is not None and (folder := _read_cache(Path(cache), root, key)):
             return folder
