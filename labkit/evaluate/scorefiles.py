@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.data import PairList, bad_lines, check_relative, shown
+from labkit.data import PairList, bad_lines
+from labkit.data.pairs import check_relative
 from labkit.utils import UserError, atomic_path, reason
+from labkit.utils import printable as shown
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 LONGEST_NUMBER = 40  # signs of a score
