@@ -1,9 +1,6 @@
-import builtins
 import os
 import pickle
-import subprocess
 import sys
-import types
 
 import pytest
 import torch
@@ -29,6 +26,7 @@ THIN = {
     "ThinResNet50V2": ((3, 4, 6, 3), (48, 96, 192, 384)),
 }
 IMPROVED = {"IResNet18": (2, 2, 2, 2), "IResNet34": (3, 4, 6, 3), "IResNet50": (3, 4, 14, 3)}
+BUILT_IN = [name for name in MODELS.names() if MODELS.get(name).__module__ == "labkit.models"]
 
 
 def thin_parameters(blocks, channels, embedding_size):
@@ -56,23 +54,19 @@ def improved_parameters(blocks, embedding_size):
     return count + 1024 + 512 * 49 * embedding_size + 3 * embedding_size
 
 
-def test_thin_resnet34_has_the_published_number_of_parameters():
-    assert count_parameters(ThinResNet34(512)) == 4_897_776
-
-
-@pytest.mark.parametrize("name", THIN)
 @pytest.mark.parametrize("embedding_size", [64, 512])
-def test_thin_networks_have_the_parameters_of_their_structure(name, embedding_size):
+@pytest.mark.parametrize("name", [*THIN, *IMPROVED])
+def test_networks_have_the_parameters_of_their_structure(name, embedding_size):
     with torch.device("meta"):
         model = build_model(name, embedding_size)
-    assert count_parameters(model) == thin_parameters(*THIN[name], embedding_size)
+    if name in THIN:
+        assert count_parameters(model) == thin_parameters(*THIN[name], embedding_size)
+    else:
+        assert count_parameters(model) == improved_parameters(IMPROVED[name], embedding_size)
 
 
-@pytest.mark.parametrize("name", IMPROVED)
-def test_improved_networks_have_the_parameters_of_their_structure(name):
-    with torch.device("meta"):
-        model = build_model(name, 256)
-    assert count_parameters(model) == improved_parameters(IMPROVED[name], 256)
+def test_thin_resnet34_has_the_published_number_of_parameters():
+    assert count_parameters(ThinResNet34(512)) == 4_897_776
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet34", "ResNet50"])
@@ -85,7 +79,7 @@ def test_resnets_are_torchvisions_with_an_embedding_layer(name):
     assert [(k, v.shape) for k, v in ours.items()] == [(k, v.shape) for k, v in theirs.items()]
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_every_network_embeds_images_from_48_to_224_pixels(name):
     with torch.device("meta"), torch.no_grad():
         model = build_model(name, 32)
@@ -103,30 +97,22 @@ def test_gradients_reach_every_parameter(name):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
-def test_networks_are_repeatable_from_a_seed():
+def test_networks_are_repeatable_from_a_seed_under_any_spelling():
     torch.manual_seed(5)
     a = build_model("ThinResNet34", 8).state_dict()
     torch.manual_seed(5)
     b = build_model("thinresnet_34", 8).state_dict()
     assert all(torch.equal(a[key], b[key]) for key in a)
-
-
-@pytest.mark.parametrize(
-    ("name", "canonical"),
-    [("ThinResNet50_V2", "ThinResNet50V2"), ("iResNet34", "IResNet34"), ("resnet18", "ResNet18")],
-)
-def test_the_reference_trainers_names_are_known(name, canonical):
-    assert MODELS.canonical(name) == canonical
+    for name in ("ThinResNet50_V2", "iResNet34", "resnet18"):  # as the VoxCeleb trainer spells them
+        assert name in MODELS
 
 
 def test_bad_names_and_sizes_are_user_errors():
     with pytest.raises(UserError, match="unknown model 'ThinResNet3'; did you mean ThinResNet34"):
         build_model("ThinResNet3")
-    for size in (0, -3):
-        with pytest.raises(UserError, match="embedding_size must be 1 or more"):
+    for size in (0, -3, 51.2, True):
+        with pytest.raises(UserError, match=f"whole number from 1, not {size}"):
             build_model("ThinResNet34", size)
-    with pytest.raises(UserError, match="whole number"):
-        build_model("ThinResNet34", 51.2)
 
 
 def test_input_spec_defaults_to_imagenet_statistics_at_224():
@@ -134,42 +120,25 @@ def test_input_spec_defaults_to_imagenet_statistics_at_224():
     assert (spec.image_size, spec.mean[0], spec.std[2]) == (224, 0.485, 0.225)
 
 
-def test_description_adds_up_and_leaves_the_model_alone():
+def test_description_has_shapes_and_parameters_and_leaves_the_model_alone():
     model = ThinResNet34(512).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    table = describe(model, 64)
-    assert sum(stage.parameters for stage in table) == count_parameters(model)
-    assert [stage.name for stage in table] == [
-        "conv1 … relu",
-        "layer1",
-        "layer2",
-        "layer3",
-        "layer4",
-        "avgpool … fc",
-    ]
-    assert [stage.output_shape for stage in table] == [
-        (48, 16, 16),
-        (48, 16, 16),
-        (96, 8, 8),
-        (128, 4, 4),
-        (256, 2, 2),
-        (512,),
-    ]
-    assert table[0].multiply_adds == 3 * 49 * 48 * 32 * 32
-    gates = 2 * 2 * 48 * 6
-    assert table[1].multiply_adds == 4 * 9 * 48 * 48 * 16 * 16 + gates
-    assert table[-1].multiply_adds == 256 * 512
-    assert "4,897,776" in str(table) and len(str(table).splitlines()) == 8
+    rows = [line.split() for line in describe(model, 64).splitlines()]
+    assert rows[1] == "conv1 48 × 32 × 32 7,056".split()
+    assert [row[0] for row in rows[5:9]] == ["layer1", "layer2", "layer3", "layer4"]
+    assert " ".join(rows[8][1:6]) == "256 × 2 × 2"
+    assert rows[-1] == ["total", "4,897,776"]
+    assert sum(int(row[-1].replace(",", "")) for row in rows[1:-1]) == 4_897_776
     after = model.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-    assert model.training and model.bn1.training and not model._forward_hooks
+    assert model.training and model.bn1.training and len(describe(model, 64).splitlines()) == 12
 
 
 def test_frozen_backbone_learns_nothing_but_the_embedding_layer():
     torch.manual_seed(0)
     model = ThinResNet34(8)
     images = torch.randn(4, 3, 48, 48)
-    assert freeze_backbone(model.train()) == count_parameters(model) - 256 * 8 - 8
+    freeze_backbone(model.train())
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(images).square().sum().backward()
@@ -178,16 +147,10 @@ def test_frozen_backbone_learns_nothing_but_the_embedding_layer():
     assert changed == {"fc.weight", "fc.bias"}
     freeze_backbone(model, frozen=False)
     assert all(p.requires_grad for p in model.parameters()) and model.bn1.training
-
-
-def test_freezing_keeps_what_is_fixed_by_design():
     model = build_model("IResNet18", 8)
     freeze_backbone(model)
     freeze_backbone(model, frozen=False)
     assert not model.features.weight.requires_grad and model.fc.weight.requires_grad
-
-
-def test_freezing_needs_an_embedding_layer():
     with pytest.raises(UserError, match="no linear layer"):
         freeze_backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()))
 
@@ -202,43 +165,26 @@ def test_a_model_of_ones_own_is_one_class():
         def forward(self, images):
             return self.fc(images.mean(dim=(2, 3)))
 
-    try:
-        assert build_model("tiny_test", 5)(torch.zeros(2, 3, 48, 48)).shape == (2, 5)
-    finally:
-        del MODELS._entries["tinytest"]
+    assert build_model("tiny_test", 5)(torch.zeros(2, 3, 48, 48)).shape == (2, 5)
 
 
 def test_timm_models_ask_for_the_extra_when_it_is_missing(monkeypatch):
-    real = builtins.__import__
-
-    def without_timm(name, *args, **kwargs):
-        if name == "timm":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_timm)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"timm:resnet18 needs the timm package; pip install"):
         build_model("timm:resnet18")
 
 
-def test_timm_models_get_an_embedding_layer(monkeypatch):
-    fake = types.ModuleType("timm")
-    fake.is_model = lambda name: name == "mini"
-    fake.list_models = lambda: ["mini"]
-    fake.create_model = lambda name, num_classes: nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes)
-    )
-    monkeypatch.setitem(sys.modules, "timm", fake)
-    assert build_model("timm:mini", 4)(torch.zeros(2, 3, 48, 48)).shape == (2, 4)
-    with pytest.raises(UserError, match="timm has no model 'minii'; some of its names: mini"):
-        build_model("timm:minii")
+def test_timm_models_get_an_embedding_layer():
+    assert build_model("timm:resnet10t", 4).eval()(torch.zeros(2, 3, 48, 48)).shape == (2, 4)
+    with pytest.raises(UserError, match="timm has no model 'resnet10'; .*: .*resnet10t"):
+        build_model("timm:resnet10")
 
 
-# Checkpoints of the reference trainer.
+# Checkpoints of the VoxCeleb trainer.
 
 
 def reference_weights(blocks, channels, embedding_size, generator):
-    """Random weights under the reference trainer's key names, written out from its structure."""
+    """Random weights under the VoxCeleb trainer's key names, written out from its structure."""
     weights = {}
 
     def put(key, *shape):
@@ -339,9 +285,8 @@ def test_the_network_in_a_checkpoint_is_found_by_its_layers(tmp_path, name, monk
     assert type(model).__name__ == name
 
 
-def test_every_built_in_network_can_come_from_the_reference_trainer():
-    built_in = [n for n in MODELS.names() if MODELS.get(n).__module__ == "labkit.models"]
-    assert sorted(SAME_LAYERS) == sorted(built_in)
+def test_every_built_in_network_can_come_from_the_voxceleb_trainer():
+    assert sorted(SAME_LAYERS) == sorted(BUILT_IN)
 
 
 def test_checkpoints_saved_from_a_parallel_wrapper_load_too(tmp_path):
@@ -419,52 +364,3 @@ def test_files_that_are_no_checkpoints_are_told_apart(tmp_path):
     write_checkpoint(path, {"conv1.weight": torch.zeros(3)})
     with pytest.raises(UserError, match="no layer fc"):
         load_reference_model(path)
-
-
-WRITE_WITH_REFERENCE = """
-import importlib, sys, types, torch
-sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-sys.path.insert(0, sys.argv[1])
-file, out, size = sys.argv[2], sys.argv[3], int(sys.argv[4])
-torch.manual_seed(0)
-model = importlib.import_module("models." + file).MainModel(nOut=512)
-model.train()
-with torch.no_grad():
-    for _ in range(3):
-        model(torch.randn(4, 3, size, size))
-model.eval()
-holder = torch.nn.Module()
-holder.__setattr__("__S__", model)
-torch.save(holder.state_dict(), out)
-images = torch.randn(2, 3, size, size)
-torch.save({"images": images, "embeddings": model(images).detach()}, out + ".answer")
-"""
-
-
-@pytest.mark.skipif(
-    "REFERENCE_TRAINER" not in os.environ,
-    reason="set REFERENCE_TRAINER to a checkout of the reference trainer to compare with it",
-)
-@pytest.mark.parametrize(
-    ("file", "image_size"),
-    [
-        ("ThinResNet34", 224),
-        ("ThinResNet50", 112),
-        ("ThinResNet50_V2", 112),
-        ("ResNet18", 112),
-        ("ResNet34", 112),
-        ("iResNet34", 112),
-    ],
-)
-def test_the_reference_trainers_own_code_gives_the_same_embeddings(tmp_path, file, image_size):
-    out = str(tmp_path / "model000000001.model")
-    root = os.environ["REFERENCE_TRAINER"]
-    subprocess.run(
-        [sys.executable, "-c", WRITE_WITH_REFERENCE, root, file, out, str(image_size)], check=True
-    )
-    answer = torch.load(out + ".answer")
-    model = load_reference_model(out)
-    assert type(model).__name__ == MODELS.canonical(file)
-    with torch.no_grad():
-        got = model(answer["images"])
-    torch.testing.assert_close(got, answer["embeddings"], rtol=0, atol=1e-5)
