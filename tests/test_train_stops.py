@@ -122,9 +122,7 @@ def test_a_signal_before_training_has_begun_can_be_told_from_a_mistake_too(confi
     process = start(config, tmp_path, COMMAND)
     _, errors = process.communicate()
     assert process.returncode == 75
-    assert errors == (
-        "labkit: stopped by SIGTERM; give the same command again\n"
-    )
+    assert errors == ("labkit: stopped by SIGTERM; give the same command again\n")
 
 
 def test_a_signal_during_validation_ends_at_once_and_the_epoch_is_kept(config, whole, monkeypatch):
