@@ -50,34 +50,16 @@ def test_a_command_of_the_voxceleb_trainer_means_the_same_here():
         "--test_interval 3 --test_path data/val --test_list data/val_pairs.csv --train_ext jpg "
         "--optimizer adam --weight_decay 0 --initial_model a.model".split()
     )
-    assert TrainConfig(**train_settings(args)) == TrainConfig(
-        model="ThinResNet50_V2",
-        train_dir="data/train/VGGFace2",
-        loss="amsoftmax",
-        scale=30.0,
-        margin=0.1,
-        run_dir="exps/T50V2",
-        max_epoch=60,
-        images_per_class=1,
-        num_classes=8631,
-        max_images_per_class=200,
-        batch_size=200,
-        lr=0.001,
-        lr_decay=0.95,
-        scheduler="cosineRestartlr",
-        device="cuda:0",
-        embedding_size=512,
-        workers=5,
-        mixed_precision=True,
-        val_interval=3,
-        lr_step_epochs=3,
-        val_dir="data/val",
-        val_list="data/val_pairs.csv",
-        train_extensions="jpg",
-        optimizer="adam",
-        weight_decay=0.0,
-        initial_weights="a.model",
-    )
+    assert train_settings(args) == dict(
+        model="ThinResNet50_V2", train_dir="data/train/VGGFace2", loss="amsoftmax", scale=30.0,
+        margin=0.1, run_dir="exps/T50V2", max_epoch=60, images_per_class=1, num_classes=8631,
+        max_images_per_class=200, batch_size=200, lr=0.001, lr_decay=0.95,
+        scheduler="cosineRestartlr", device="cuda:0", embedding_size=512, workers=5,
+        mixed_precision=True, val_interval=3, lr_step_epochs=3, val_dir="data/val",
+        val_list="data/val_pairs.csv", train_extensions="jpg", optimizer="adam",
+        weight_decay=0.0, initial_weights="a.model",
+    )  # fmt: skip
+    TrainConfig(**train_settings(args))
 
 
 def test_a_command_that_names_no_validation_uses_the_usual_place_if_it_is_there(
@@ -97,15 +79,10 @@ def test_a_settings_file_takes_the_voxceleb_trainers_names_and_flags_win(tmp_pat
         "trainfunc: angproto\nnPerClass: 2\nlr: 1e-3\ntest_interval: 3\ngpu: 1\nmax_epoch: 5\n"
     )
     command = ["train", "--config", str(path), "--max_epoch", "1", "--val_interval", "2"]
-    assert TrainConfig(**train_settings(build_parser().parse_args(command))) == TrainConfig(
-        loss="angproto",
-        images_per_class=2,
-        lr=0.001,
-        val_interval=2,
-        lr_step_epochs=3,
-        device="cuda:1",
-        max_epoch=1,
-    )
+    assert train_settings(build_parser().parse_args(command)) == dict(
+        loss="angproto", images_per_class=2, lr=0.001, device="cuda:1",
+        val_interval=2, lr_step_epochs=3, max_epoch=1,
+    )  # fmt: skip
     path.write_text("trainfun: softmax\n")
     code, _, err = run(capsys, *command)
     assert code == 2 and "no setting 'trainfun': did you mean trainfunc?" in err
@@ -142,21 +119,27 @@ def test_embeddings_are_written_with_their_names(data_directory, weights, tmp_pa
         np.testing.assert_allclose(np.linalg.norm(stored["embeddings"], axis=1), 1, atol=1e-5)
 
 
-def test_a_gallery_and_its_map(data_directory, weights, tmp_path, capsys):
-    gallery = tmp_path / "gallery.safetensors"
-    made = run_json(
-        capsys, "gallery", data_directory / "val", "--weights", weights, "--out", gallery
-    )
-    assert (made["identities"], made["images"]) == (8, 48)
+@pytest.fixture(scope="module")
+def known(data_directory, weights, tmp_path_factory):
+    """A calibrated gallery file."""
+    out = tmp_path_factory.mktemp("gallery") / "gallery.safetensors"
+    val = data_directory / "val"
+    command = ["gallery", val, "--weights", weights, "--out", out, "--val_path", val]
+    command += ["--val_list", data_directory / "val_pairs.csv"]
+    assert main([str(argument) for argument in command]) == 0
+    return out
+
+
+def test_the_map_of_a_gallery(known, tmp_path, capsys):
     for name, start in (("map.html", b"<!"), ("map.png", b"\x89PNG"), ("map.pdf", b"%PDF")):
         out = tmp_path / name
-        run_json(capsys, "facemap", "--gallery", gallery, "--out", out, "--method", "pca")
-        assert out.read_bytes().lstrip().startswith(start)
+        made = run_json(capsys, "facemap", "--gallery", known, "--out", out, "--method", "pca")
+        assert out.read_bytes().lstrip().startswith(start) and made["people"] == 8
     out = tmp_path / "photos.html"
-    told = run_json(capsys, "facemap", "--gallery", gallery, "--out", out, "--photos")
-    assert told["photos"] == 48 and 0 <= told["identity_purity"] <= 1
+    made = run_json(capsys, "facemap", "--gallery", known, "--out", out, "--photos")
+    assert made["photos"] == 48 and 0 <= made["identity_purity"] <= 1
     assert "48 faces" in out.read_text()
-    code, _, err = run(capsys, "facemap", "--gallery", gallery, "--out", tmp_path / "map.txt")
+    code, _, err = run(capsys, "facemap", "--gallery", known, "--out", tmp_path / "map.txt")
     assert code == 2 and ".html, .png or .pdf" in err
 
 
@@ -194,19 +177,12 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(command, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def known(data_directory, weights, tmp_path_factory):
-    """A calibrated gallery file."""
-    out = tmp_path_factory.mktemp("gallery") / "gallery.safetensors"
-    val = data_directory / "val"
-    command = ["gallery", val, "--weights", weights, "--out", out, "--val_path", val]
-    assert main([*map(str, command), "--val_list", str(data_directory / "val_pairs.csv")]) == 0
-    return out
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"text", "photo.jpg: is not a picture"), (None, "photo.jpg: no face found")],
+    [
+        (b"text", "photo.jpg.* not a picture"),
+        (None, "photo.jpg.* no face found|no face .*photo.jpg"),
+    ],
 )
 def test_a_photo_that_will_not_do_is_one_line(content, message, known, tmp_path, capsys):
     photo = tmp_path / "photo.jpg"
