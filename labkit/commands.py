@@ -71,17 +71,17 @@ def _eval_as_voxceleb(config: TrainConfig, output: str | None) -> Answer:
     from labkit.models import InputSpec
 
     weights = config.initial_weights
-    if not (weights and config.val_list and config.val_dir):
+    if not (weights and config.val_list):
         raise UserError("--eval needs --initial_model, --test_path and --test_list")
+    asked = dict(test_path=config.val_dir, test_list=config.val_list, output=output)
+    args = Namespace(**asked, report=None, flip=False, compare=())
     if weights.endswith(".safetensors"):
-        embedder = _embedder(weights, config)
-    else:
-        if config.plugin:
-            load_plugin(config.plugin)
-        model = load_voxceleb_model(weights, config.model).to(best_device(config.device))
-        spec = InputSpec(image_size=config.image_size)
-        embedder = Embedder.of_model(model, spec, config.embedding_size)
-    return _evaluate(embedder, config.val_dir, config.val_list, output)
+        return _evaluate(_embedder(weights, config), args)
+    if config.plugin:
+        load_plugin(config.plugin)
+    model = load_voxceleb_model(weights, config.model).to(best_device(config.device))
+    spec = InputSpec(image_size=config.image_size)
+    return _evaluate(Embedder.of_model(model, spec, config.embedding_size), args)
 
 
 def _embedder(weights: str | Path, args: Namespace | TrainConfig, **settings) -> Embedder:
@@ -96,29 +96,27 @@ def eval(args: Namespace) -> Answer:
     embedder = _embedder(args.weights, args, precision=args.precision)
     if args.compare and not args.report:
         raise UserError("--compare is for the report: give --report DIR too")
-    asked = dict(report_folder=args.report, flip=args.flip, compare=args.compare)
-    return _evaluate(embedder, args.test_path, args.test_list, args.output, **asked)
+    return _evaluate(embedder, args)
 
 
-def _evaluate(
-    embedder, folder, pair_file, output, report_folder=None, flip=False, compare=()
-) -> Answer:
-    listed = PairList.read(pair_file, folder)
-    others = {Path(file).stem: read_scores(file).with_labels(listed) for file in compare}
-    scores = score_pairs(embedder, listed, folder, flip=flip)
+def _evaluate(embedder: Embedder, args: Namespace) -> Answer:
+    file, root, output = args.test_list, args.test_path, args.output
+    listed = PairList.read(file, root)
+    compared = {Path(other).stem: read_scores(other).with_labels(listed) for other in args.compare}
+    scores = score_pairs(embedder, listed, root, flip=args.flip)
     if output:
         write_scores(output, scores, listed)
     if listed.labels is None:
         if not output:
-            raise UserError(f"{pair_file} is a blind list: give --output FILE for its scores")
+            raise UserError(f"{file} is a blind list: give --output FILE for its scores")
         return dict(output=output, pairs=len(listed)), f"{len(listed):,} pairs scored: {output}"
-    report = VerificationReport.from_scores(scores, listed, name=Path(pair_file).stem)
-    if report_folder:
-        compared = [
+    report = VerificationReport.from_scores(scores, listed, name=Path(file).stem)
+    if args.report:
+        others = [
             VerificationReport.from_scores(other.scores, listed, name=name)
-            for name, other in others.items()
+            for name, other in compared.items()
         ]
-        save_report([report], report_folder, root=folder, others=compared)
+        save_report([report], args.report, root=root, others=others)
     return dict(report.to_dict(), output=output), report.summary()
 
 

@@ -74,7 +74,7 @@ class TrainConfig:
     tensorboard: bool = _setting(False, "also write the curves for TensorBoard")
 
     def __new__(cls, *values, **settings):
-        _check_names(settings, _names())
+        _check_names(settings)
         return super().__new__(cls)
 
     def __post_init__(self):
@@ -102,11 +102,8 @@ class TrainConfig:
         return cls(**{**read_settings(path), **overrides})
 
 
-def _names() -> list[str]:
-    return [setting.name for setting in fields(TrainConfig)]
-
-
-def _check_names(given: Collection[str], known: Collection[str], source: str = "") -> None:
+def _check_names(given: Collection[str], aliases: Collection[str] = (), source: str = "") -> None:
+    known = [setting.name for setting in fields(TrainConfig)] + list(aliases)
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
@@ -146,7 +143,7 @@ def read_settings(path: str | Path, aliases: Collection[str] = ()) -> dict:
         raise UserError(f"{path} is not valid YAML{line}") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold lines of the form `setting: value`")
-    _check_names(settings, [*_names(), *aliases], f"{path}: ")
+    _check_names(settings, aliases, f"{path}: ")
     for setting in fields(TrainConfig):
         value = settings.get(setting.name)
         if isinstance(value, str) and _base(setting.type) is float:
