@@ -1,6 +1,7 @@
 # make run     everything, from rendered faces to a FaceMap (OUT=runs/demo PRESET=demo DATA=)
 # make test    lint and tests, the five notebooks among them
 # make lab     JupyterLab on the notebooks
+# make size    lines of code by part, and what training loads
 
 PYTHON ?= python3
 PRESET ?= demo
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test lab clean
+.PHONY: run test lab size clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/labkit run --preset $(PRESET) --out $(OUT) $(if $(DATA),--data $(DATA))
@@ -18,10 +19,15 @@ run: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@! command -v node >/dev/null || find labkit data_scripts -name '*.js' | while read -r file; do \
+	  node --input-type=module --check < $$file || { echo "in $$file" >&2; exit 1; }; done
 	$(BIN)/python -m pytest
 
 lab: $(VENV)/run.stamp
 	$(BIN)/jupyter lab --notebook-dir notebooks
+
+size: $(VENV)/run.stamp
+	@$(BIN)/python tests/benchmarks/size.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,9 +21,8 @@ GIB = 2**30
 
 
 def examine(data_dir: str | None = None) -> tuple[dict, str]:
-    """Everything as a dictionary, and as lines for people."""
-    cache = cache_dir()
-    head = head_file()
+    """Return everything as a dictionary, and as lines for people."""
+    cache, head = cache_dir(), head_file()
     found = {
         "labkit": __version__,
         "python": platform.python_version(),
@@ -43,9 +43,7 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
         f"processor cores: {found['cores']}; memory: {found['memory_gib'] or '?'} GiB",
         f"devices: {', '.join(found['devices'])}; {found['device_used']} will be used",
         f"disk: {found['disk_free_gib']} GiB free here, {found['cache_free_gib']} GiB in {cache}",
-        f"built-in head model: {head}"
-        if head.exists()
-        else "built-in head model: not built yet (made on first use, in about a minute)",
+        f"built-in head model: {found['head_model'] or 'made on first use, in about a minute'}",
     ]
     if data_dir is not None:
         found["data"], described = _describe_data(DataDirectory(data_dir))
@@ -61,45 +59,33 @@ def _version(package: str) -> str:
 
 
 def _memory() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1)
-    except (ValueError, OSError, AttributeError):
+    if not hasattr(os, "sysconf"):  # Windows
         return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1)
 
 
 def _devices() -> list[str]:
-    devices = ["cpu"]
+    devices = ["cpu", *["mps"] * torch.backends.mps.is_available()]
     for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        devices.append(f"cuda:{i} ({properties.name}, {properties.total_memory / GIB:.0f} GiB)")
-    if torch.backends.mps.is_available():
-        devices.append("mps")
+        gpu = torch.cuda.get_device_properties(i)
+        devices.append(f"cuda:{i} ({gpu.name}, {gpu.total_memory / GIB:.0f} GiB)")
     return devices
 
 
 def _describe_data(data: DataDirectory) -> tuple[dict, list[str]]:
-    found, lines = {}, []
+    found, lines = dict(problem=None), []
     for name in ("pretrain", "train", "val", "test"):
-        try:
+        with suppress(UserError):  # which `check` reports
             folder = FaceFolder.scan(data.root / name)
             found[name] = dict(identities=len(folder.identities), images=len(folder))
             lines.append(f"{name}: {len(folder):,} images of {len(folder.identities):,} identities")
-        except UserError as error:
-            found[name] = None
-            lines.append(f"{name}: {error}")
     for path in (data.val_pairs, data.test_pairs, data.test_blind):
-        try:
+        with suppress(UserError):
             pairs = PairList.read(path)
             found[path.name] = dict(pairs=len(pairs), labelled=pairs.labels is not None)
             lines.append(f"{path.name}: {len(pairs):,} pairs")
-        except UserError as error:
-            found[path.name] = None
-            lines.append(f"{path.name}: {error}")
     try:
         data.check()
-        found["problem"] = None
-        lines.append("the data directory is in order")
     except UserError as error:
         found["problem"] = str(error)
-        lines.append(str(error))
-    return found, lines
+    return found, [*lines, found["problem"] or "the data directory is in order"]

@@ -12,11 +12,16 @@ def lab(data_directory, tmp_path):
 def test_a_small_data_directory_gets_a_batch_that_fits(lab):
     assert lab.config("pretrain").batch_size == 12
     assert lab.config("pretrain", batch_size=5).batch_size == 5
+    other = str(lab.data.val)
+    assert lab.config("pretrain", train_dir=other).batch_size == 8
+    with pytest.raises(UserError, match="did you mean max_epoch?"):
+        lab.config("pretrain", epochs=2)
 
 
 def test_a_stage_names_the_notebook_that_has_to_run_before_it(lab):
     with pytest.raises(UserError, match="run notebook 01_pretrain"):
         lab.config("finetune")
+    assert lab.config("finetune", initial_weights=None).initial_weights is None
     with pytest.raises(UserError, match="run the notebooks before this one"):
         lab.file("lookalike", "gallery.safetensors")
 

