@@ -192,7 +192,8 @@ def _detect_and_embed(embedder: Embedder, folder: FaceFolder):
 
 def gallery(args: Namespace) -> Answer:
     """Make a gallery file, with --val_list calibrated so that answers mean something."""
-    from labkit.gallery import Gallery, calibrate
+    from labkit.gallery import Gallery
+    from labkit.likeness import calibrate
 
     if bool(args.val_path) != bool(args.val_list):
         raise UserError("--val_path and --val_list go together: a face folder and its pair list")
@@ -262,7 +263,7 @@ def _told(known, match) -> dict:
 
 def _write_sheet(sheet: str, photo: str, photos: int, face, matches, known) -> None:
     """One picture per photo; with several, the photo's name goes into the file's name."""
-    from labkit.gallery import lookalike_sheet
+    from labkit.plots import lookalike_sheet
 
     path = Path(sheet)
     if photos > 1:
