@@ -245,9 +245,8 @@ def fit(
 
 
 def _face_folder(config: TrainConfig, folder: RunFolder) -> FaceFolder:
-    extensions = [f".{name.strip(' .')}" for name in config.train_extensions.split(",")]
     cache = folder.path / "train_scan.npz"
-    return FaceFolder.scan(config.train_dir, extensions=extensions, cache=cache)
+    return FaceFolder.scan(config.train_dir, extensions=config.train_extensions, cache=cache)
 
 
 def _validation_pairs(config: TrainConfig) -> PairList:

@@ -116,7 +116,7 @@ def test_uploaded_photos_give_cards_and_leave_nothing_in_the_notebook(lab_page, 
     first = shown(page)
     assert first[0].startswith("portrait.jpg")
     wait_for_sentence(page, "One face found.")
-    assert page.evaluate("() => document.querySelector('.cut img').naturalWidth") == 256
+    assert page.evaluate("() => document.querySelector('.crop img').naturalWidth") == 256
 
     choose_files(page, photos / "grey.png")
     page.wait_for_selector(".whole figcaption:has-text('grey.png')", timeout=PATIENCE)
@@ -155,7 +155,7 @@ def test_a_face_of_a_group_is_chosen_by_a_click(lab_page, photos):
     page.locator(".overlay .box:not(.current)").click()
     wait_for_sentence(page, "Face 2 of 2.")
     page.click("button:has-text('Why?')")
-    page.wait_for_selector(".cut figcaption:has-text('speaks for')", timeout=PATIENCE)
+    page.wait_for_selector(".crop figcaption:has-text('speaks for')", timeout=PATIENCE)
 
 
 def test_without_a_face_a_box_is_drawn_with_the_mouse(lab_page, photos):
@@ -168,7 +168,7 @@ def test_without_a_face_a_box_is_drawn_with_the_mouse(lab_page, photos):
     page.mouse.down()
     page.mouse.move(area["x"] + 0.5 * area["width"], area["y"] + 0.6 * area["height"], steps=4)
     page.mouse.up()
-    wait_for_sentence(page, "Cut by hand.")
+    wait_for_sentence(page, "Cropped by hand.")
     page.wait_for_selector(CARD, timeout=PATIENCE)
     box = page.locator(".overlay .box.current").bounding_box()
     assert abs(box["x"] - area["x"] - 0.25 * area["width"]) < 3

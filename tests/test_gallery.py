@@ -1,30 +1,19 @@
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from labkit.data import FaceFolder, make_pairs
-from labkit.gallery import (
-    Calibration,
-    Gallery,
-    calibrate,
-    fit_calibration,
-    lookalike_sheet,
-    occlusion_map,
-    search,
-)
-from labkit.gallery.compact import CompactScreen, compiled
-from labkit.gallery.search import normalized, top_k
-from labkit.utils import UserError
+from labkit.data import FaceFolder, decode_image, make_pairs
+from labkit.gallery import Gallery, top_k
+from labkit.likeness import calibrate, fit_calibration, occlusion_map
+from labkit.plots import lookalike_sheet
+from labkit.utils import UserError, l2_normalize
 
 
 class FakeEmbedder:
     """Embeds by a fixed random projection of the pixels."""
-
-    embedding_size = 32
 
     def __init__(self, sha256="a" * 64, folder="."):
         self.weights_sha256 = sha256
@@ -33,7 +22,10 @@ class FakeEmbedder:
 
     def __call__(self, images):
         pixels = [np.asarray(image.resize((8, 8))).ravel() / 255 - 0.5 for image in images]
-        return normalized(np.stack(pixels).astype(np.float32) @ self.projection)
+        return l2_normalize(np.stack(pixels).astype(np.float32) @ self.projection)
+
+    def files(self, paths):
+        return self([decode_image(path) for path in paths])
 
 
 @pytest.fixture
@@ -49,52 +41,46 @@ def faces(tmp_path):
     return tmp_path / "faces"
 
 
-def brute_force(queries, rows, k):
-    exact = np.asarray(queries, dtype=np.float64) @ np.asarray(rows, dtype=np.float64).T
-    order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-    return order, np.take_along_axis(exact, order, axis=1)
+@pytest.fixture
+def gallery(faces):
+    return Gallery.build(faces, FakeEmbedder())
 
 
 @pytest.mark.parametrize("count,k", [(1, 1), (7, 20), (500, 5), (3000, 1), (3000, 40)])
-def test_search_equals_brute_force(monkeypatch, count, k):
-    monkeypatch.setattr(search, "ROWS_PER_BLOCK", 257)
-    monkeypatch.setattr(search, "QUERIES_PER_BLOCK", 3)
+def test_search_equals_a_full_sort(monkeypatch, count, k):
+    monkeypatch.setattr("labkit.gallery.SCORES_AT_A_TIME", 3 * count)  # three queries at a time
     rng = np.random.default_rng(count + k)
-    rows, queries = normalized(rng.normal(size=(count, 48))), normalized(rng.normal(size=(7, 48)))
-    numbers, values = top_k(queries, rows, k)
-    wanted, similarities = brute_force(queries, rows, k)
-    assert np.array_equal(numbers, wanted)
-    assert np.allclose(values, similarities, atol=1e-6)
+    rows, queries = (l2_normalize(rng.normal(size=(n, 48))) for n in (count, 7))
+    indices, cosines = top_k(queries, rows, k)
+    exact = queries.astype(np.float64) @ rows.T.astype(np.float64)
+    wanted = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(indices, wanted)
+    assert np.allclose(cosines, np.take_along_axis(exact, wanted, axis=1), atol=1e-6)
 
 
-def test_search_with_many_equal_and_nearly_equal_rows_keeps_their_order(monkeypatch):
-    monkeypatch.setattr(search, "ROWS_PER_BLOCK", 64)
+def test_equal_rows_come_in_the_order_of_their_indices():
     rng = np.random.default_rng(0)
-    rows = np.repeat(normalized(rng.normal(size=(4, 16))), 200, axis=0)
-    nearly = rows + 1e-8 * rng.normal(size=rows.shape).astype(np.float32)
-    for case in (rows, nearly.astype(np.float32)):
-        numbers, _ = top_k(rows[:1], case, 30)
-        assert np.array_equal(numbers, brute_force(rows[:1], case, 30)[0])
+    signs = rng.choice([-0.25, 0.25], (300, 16)).astype(np.float32)  # products are exact
+    rows = np.concatenate([signs, np.repeat(signs[:2], 701, axis=0), signs])
+    exact = rows @ signs[0]
+    for k in (1, 30, 800):
+        [indices], [cosines] = top_k(signs[:1], rows, k)
+        assert indices.tolist() == sorted(range(len(rows)), key=lambda i: (-exact[i], i))[:k]
+        assert np.array_equal(cosines, exact[indices])
+    row = l2_normalize(rng.normal(size=(1, 37)))
+    assert top_k(row, np.repeat(row, 1003, axis=0), 9)[0].tolist() == [list(range(9))]
 
 
-def test_the_compact_screen_of_a_large_gallery_gives_the_same_answers(monkeypatch):
-    rng = np.random.default_rng(5)
-    rows = normalized(rng.normal(size=(4000, 64)))
-    queries = normalized(rows[:5] + 0.02 * rng.normal(size=(5, 64)))
-    screen = CompactScreen.of(rows)
-    for k in (1, 10):
-        numbers, values = screen.top_k(queries, k)
-        assert np.array_equal(numbers, brute_force(queries, rows, k)[0])
-        assert np.array_equal(values, top_k(queries, rows, k)[1])
+def test_an_embedding_that_is_not_finite_is_told(gallery):
+    with pytest.raises(UserError, match="not finite"):
+        gallery.search(np.full(32, np.nan))
 
 
-def test_a_gallery_holds_means_and_the_picture_nearest_to_them(faces):
-    embedder = FakeEmbedder()
-    gallery = Gallery.build(faces, embedder)
+def test_a_gallery_holds_means_and_the_picture_nearest_to_them(faces, gallery):
     assert gallery.identities == ["alpha", "beta", "gamma"] == gallery.names
     for k, star in enumerate(gallery.identities):
         paths = sorted((faces / star).iterdir())
-        own = embedder([Image.open(path).convert("RGB") for path in paths]).astype(np.float64)
+        own = FakeEmbedder().files(paths).astype(np.float64)
         mean = own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
         assert np.allclose(gallery.means[k], mean, atol=1e-6)
         assert gallery.files[gallery.best[k]] == f"{star}/{paths[int((own @ mean).argmax())].name}"
@@ -104,52 +90,35 @@ def test_a_gallery_holds_means_and_the_picture_nearest_to_them(faces):
 
 def test_a_saved_gallery_comes_back_the_same_and_stays_on_disk(faces, tmp_path):
     gallery = Gallery.build(faces, FakeEmbedder(folder=tmp_path / "run"))
+    gallery.calibration = fit_calibration(*scores_and_labels())
     loaded = Gallery.load(gallery.save(tmp_path / "out" / "gallery.safetensors"))
     for name in ("embeddings", "labels", "means", "best"):
         assert np.array_equal(getattr(gallery, name), getattr(loaded, name))
     assert isinstance(loaded.embeddings, np.memmap)
     assert loaded.files == gallery.files and loaded.names == gallery.names
     assert loaded.weights_path == tmp_path / "run" / "best.safetensors"
+    assert loaded.calibration == gallery.calibration
     assert loaded.thumbnails() == gallery.thumbnails()
     assert loaded.thumbnail(1).size == (192, 192)
     assert loaded.thumbnail(1, image=5).size == (64, 64)
     best = Image.open(faces / loaded.files[loaded.best[2]]).resize((192, 192))
     difference = np.asarray(best).astype(int) - np.asarray(loaded.thumbnail(2))
     assert np.abs(difference).mean() < 20
+    again = Gallery.load(loaded.save(tmp_path / "again.safetensors"))
+    assert again.calibration == gallery.calibration and again.details == gallery.details
 
 
-def test_a_large_gallery_is_searched_through_its_compact_copy(faces, tmp_path, monkeypatch):
-    from labkit.gallery import gallery as module
-
-    monkeypatch.setattr(module, "LARGE", 5)
-    gallery = Gallery.build(faces, FakeEmbedder())
-    loaded = Gallery.load(gallery.save(tmp_path / "gallery.safetensors"))
-    probes = gallery.embeddings[[3, 7]]
-    assert loaded._compact is not None and gallery._compact is None
-    found, wanted = (g.search(probes, 4, level="image") for g in (loaded, gallery))
-    assert found == wanted
-
-
-def test_a_loop_is_compiled_where_nothing_can_be_kept_on_disk():
-    space = {}
-    exec("def twice(x):\n    return 2 * x", space)  # from no file, so there is nowhere to keep it
-    assert compiled(space["twice"])(21) == 42
-
-
-def test_a_gallery_file_is_plain_safetensors_that_names_its_weights(faces, tmp_path):
+def test_a_gallery_file_is_plain_safetensors_that_names_its_weights(gallery, tmp_path):
     from safetensors import safe_open
 
-    gallery = Gallery.build(faces, FakeEmbedder())
     gallery.save(tmp_path / "gallery.safetensors")
     with safe_open(tmp_path / "gallery.safetensors", framework="np") as stored:
         assert stored.metadata()["weights_sha256"] == "a" * 64
         assert np.array_equal(stored.get_tensor("embeddings"), gallery.embeddings)
 
 
-def test_search_by_star_and_by_image(faces):
-    embedder = FakeEmbedder()
-    gallery = Gallery.build(faces, embedder)
-    probe = embedder([Image.open(faces / "beta" / "2.png").convert("RGB")])
+def test_search_by_star_and_by_image(faces, gallery):
+    probe = FakeEmbedder().files([faces / "beta" / "2.png"])
     [stars] = gallery.search(probe, k=5)
     assert [len(stars), stars[0].name, stars[0].image] == [3, "beta", None]
     assert stars == gallery.search(probe[0], k=5)
@@ -159,8 +128,7 @@ def test_search_by_star_and_by_image(faces):
     assert gallery.files[image.image] == image.file
 
 
-def test_wrong_questions_get_clear_answers(faces):
-    gallery = Gallery.build(faces, FakeEmbedder())
+def test_wrong_questions_get_clear_answers(gallery):
     for arguments, sentence in (
         (dict(embeddings=np.ones(32), k=0), "at least 1"),
         (dict(embeddings=np.ones(32), level="film"), "film"),
@@ -173,20 +141,14 @@ def test_wrong_questions_get_clear_answers(faces):
     gallery.check(FakeEmbedder())
 
 
-def test_names_come_from_the_table_of_identities(faces, tmp_path):
-    table = "identity,name,hangul,synthetic\nalpha,Haneul,하늘,1\nbeta,,,1\n"
+def test_names_and_attributes_come_from_the_table_of_identities(faces, tmp_path):
+    table = "identity,name,hangul,synthetic,hair\nalpha,Haneul,하늘,1,black\nbeta,,,1,blond\n"
     (tmp_path / "identities.csv").write_text(table, encoding="utf-8")
-    gallery = Gallery.build(faces, FakeEmbedder())
+    gallery = Gallery.build(FaceFolder.scan(faces), FakeEmbedder())
     assert gallery.names == ["Haneul", "beta", "gamma"]
     assert gallery.details[0]["hangul"] == "하늘"
     assert gallery.synthetic and "synthetic" in gallery.note
-    (faces / "identities.csv").write_text("nothing,useful\n1,2\n")
-    assert FaceFolder.scan(faces).details()["alpha"]["name"] == "Haneul"
-
-
-def test_a_few_images_of_each_star(faces):
-    gallery = Gallery.build(faces, FakeEmbedder(), images_per_identity=2)
-    assert gallery.files[:2] == ["alpha/0.png", "alpha/3.png"] and len(gallery.files) == 6
+    assert gallery.attributes == {"hair": ["black", "blond", ""]}
 
 
 def test_one_bad_image_is_left_out_and_many_stop_the_build(faces):
@@ -198,24 +160,38 @@ def test_one_bad_image_is_left_out_and_many_stop_the_build(faces):
         Gallery.build(faces, FakeEmbedder())
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x10" + bytes(40), None])
-def test_a_file_that_is_no_gallery_is_refused(tmp_path, content):
-    path = tmp_path / "gallery.safetensors"
-    if content is None:
-        from safetensors.numpy import save_file
+def damaged_texts(file: bytes) -> bytes:
+    """The file with other texts of the same length, in which the names are numbers."""
+    start = file.index(b'{"identities": ["alpha"')
+    return file[:start] + file[start:].replace(
+        b'["alpha", "beta", "gamma"]', b"[1, 2]".ljust(26), 1
+    )
 
-        save_file({"x": np.zeros(3)}, path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match="not a gallery file"):
+
+DAMAGE = {
+    "empty": lambda file: b"",
+    "text": lambda file: b"hello",
+    "another file": lambda file: b"\x10" + bytes(40),
+    "cut short": lambda file: file[:-50],
+    "another kind": lambda file: file.replace(b"kstar-facelab gallery", b"kstar-facelab nothing"),
+    "a label of no star": lambda file: file.replace(np.int64([1, 1]), np.int64([1, 7]), 1),
+    "damaged texts": damaged_texts,
+    "damaged header": lambda file: file.replace(b'"dtype"', b'"dtypo"').replace(b'"shape"', b'"X"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_that_is_damaged_or_no_gallery_is_refused_in_one_line(gallery, tmp_path, damage):
+    path = gallery.save(tmp_path / "gallery.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(DAMAGE[damage](whole))
+    assert path.read_bytes() != whole
+    with pytest.raises(UserError, match="not a gallery file or is damaged") as caught:
         Gallery.load(path)
+    assert "gallery.safetensors" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_truncated_gallery_is_refused_and_a_missing_one_named(faces, tmp_path):
-    path = Gallery.build(faces, FakeEmbedder()).save(tmp_path / "gallery.safetensors")
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match="damaged"):
-        Gallery.load(path)
+def test_a_missing_gallery_is_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         Gallery.load(tmp_path / "none.safetensors")
 
@@ -235,38 +211,26 @@ def test_calibration_says_how_many_pairs_of_different_people_are_less_alike():
     assert calibration.percentile(2.0) == 100 and calibration.percentile(-2.0) == 0
 
 
-def test_calibration_is_the_balanced_logistic_regression():
-    from sklearn.linear_model import LogisticRegression
+def test_calibration_minimizes_the_cross_entropy_of_platts_targets():
+    from scipy.optimize import minimize
 
-    scores, labels = scores_and_labels()
+    scores, labels = scores_and_labels(targets=30, imposters=90)
+    wanted = np.where(labels == 1, 31 / 32, 1 / 92)  # Platt 1999, equation 14
+    weights = np.where(labels == 1, 0.5 / 30, 0.5 / 90)
+
+    def loss(curve):
+        odds = curve[0] * scores + curve[1]
+        return (weights * (np.logaddexp(0, odds) - wanted * odds)).sum()
+
+    slope, intercept = minimize(loss, [1, 0], tol=1e-12).x
     calibration = fit_calibration(scores, labels)
-    oracle = LogisticRegression(C=1e9, class_weight="balanced", tol=1e-8, max_iter=1000)
-    oracle.fit(scores[:, None], labels)
-    grid = np.linspace(-0.2, 0.9, 23)
-    wanted = oracle.predict_proba(grid[:, None])[:, 1]
-    # Platt's smoothed targets move the curve a little
-    assert np.allclose(calibration.probability(grid), wanted, atol=0.02)
+    assert [calibration.slope, calibration.intercept] == pytest.approx([slope, intercept], rel=1e-3)
     assert calibration.probability(0.4, prior=0.01) < calibration.probability(0.4)
-
-
-def test_calibration_stays_finite_on_separable_scores_and_survives_a_file(tmp_path):
-    calibration = fit_calibration([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0])
-    assert 0.5 < calibration.probability(0.9) < 1
-    calibration.save(tmp_path / "calibration.json")
-    assert Calibration.load(tmp_path / "calibration.json") == calibration
-    assert json.loads((tmp_path / "calibration.json").read_text())["targets"] == 2
-    (tmp_path / "calibration.json").write_text("[1, 2]")
-    with pytest.raises(UserError, match="not a calibration file"):
-        Calibration.load(tmp_path / "calibration.json")
-
-
-class FilesToo(FakeEmbedder):
-    def files(self, paths):
-        return self([Image.open(path) for path in paths])
+    assert 0.5 < fit_calibration([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0]).probability(0.9) < 1
 
 
 def test_calibration_compares_each_photo_with_the_mean_of_the_others(faces):
-    embedder = FilesToo()
+    embedder = FakeEmbedder()
     pairs = make_pairs(FaceFolder.scan(faces), per_image=6)
     calibration = calibrate(embedder, pairs, faces)
     vectors = dict(zip(pairs.files, embedder.files([faces / name for name in pairs.files])))
@@ -284,57 +248,26 @@ def test_calibration_compares_each_photo_with_the_mean_of_the_others(faces):
         calibrate(embedder, make_pairs(FaceFolder.scan(faces), labelled=False), faces)
 
 
-def test_a_gallery_keeps_its_calibration(faces, tmp_path):
-    gallery = Gallery.build(faces, FakeEmbedder())
-    assert gallery.calibration is None
-    gallery.calibration = fit_calibration(*scores_and_labels())
-    loaded = Gallery.load(gallery.save(tmp_path / "gallery.safetensors"))
-    assert loaded.calibration == gallery.calibration
-    assert Gallery.load(loaded.save(tmp_path / "again.safetensors")).calibration is not None
-
-
-def test_the_best_of_many_stars_is_told_as_luck():
-    calibration = fit_calibration(*scores_and_labels())
-    likeness = float(np.quantile(calibration.quantiles, 0.99))
-    assert calibration.describe(likeness).startswith("closer than 99")
-    assert calibration.describe(likeness, among=1).startswith("closer than 99")
-    said = calibration.describe(likeness, among=1229)
-    assert said.startswith("closer than 99") and "among 1,229 stars most people find" in said
-    assert "chance" not in said
-    assert "chance of the same person" in calibration.describe(0.6, among=1229)
-
-
-def test_attributes_are_what_is_known_besides_names(faces, tmp_path):
-    table = "identity,name,number,hair,glasses\nalpha,A,1,black,0\nbeta,B,2,blond,0\n"
-    (tmp_path / "identities.csv").write_text(table, encoding="utf-8")
-    gallery = Gallery.build(faces, FakeEmbedder())
-    assert gallery.attributes == {
-        "hair": ["black", "blond", ""],
-        "glasses": ["0", "0", ""],
-    }
-
-
-def test_calibration_needs_both_kinds_and_finite_scores():
-    with pytest.raises(UserError, match="different people"):
-        fit_calibration([0.5, 0.6], [1, 1])
-    with pytest.raises(UserError, match="finite"):
-        fit_calibration([0.5, np.nan], [1, 0])
-    with pytest.raises(UserError, match="one label per score"):
-        fit_calibration([0.5, 0.2], [1])
-
-
-def test_the_description_is_honest_when_nobody_is_alike():
+def test_the_description_is_honest_about_nobody_and_about_luck():
     calibration = fit_calibration(*scores_and_labels())
     assert "not much alike" in calibration.describe(0.0)
     assert "closer than nearly every pair" in calibration.describe(0.7)
-    assert "chance of the same person" in calibration.describe(0.5)
+    likeness = float(np.quantile(calibration.quantiles, 0.99))
+    assert calibration.describe(likeness).startswith("closer than 99")
+    said = calibration.describe(likeness, among=1229)
+    assert said.startswith("closer than 99") and "among 1,229 stars most people find" in said
+    assert "chance" not in said
 
 
-def test_the_sheet_shows_the_face_and_five_stars(faces):
-    embedder = FakeEmbedder()
-    gallery = Gallery.build(faces, embedder)
+@pytest.mark.parametrize("scores,labels", [([0.5, 0.6], [1, 1]), ([0.5, np.nan], [1, 0])])
+def test_calibration_needs_both_kinds_of_pairs_and_finite_scores(scores, labels):
+    with pytest.raises(UserError):
+        fit_calibration(scores, labels)
+
+
+def test_the_sheet_shows_the_face_and_five_stars(gallery):
     face = Image.new("RGB", (64, 64), (200, 150, 120))
-    matches = gallery.search(embedder([face])[0], 5)
+    matches = gallery.search(FakeEmbedder()([face])[0], 5)
     figure = lookalike_sheet(face, matches, gallery)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["Your photo", *(f"{i}. {m.name}" for i, m in enumerate(matches, 1))]
@@ -344,12 +277,11 @@ def test_the_sheet_shows_the_face_and_five_stars(faces):
 
 
 def test_the_occlusion_map_points_at_the_part_that_matters():
-    class LooksAtOneCorner:
-        def __call__(self, images):
-            corner = [np.asarray(image)[:16, :16].mean() / 255 for image in images]
-            return np.stack([[c, np.sqrt(1 - c**2)] for c in corner]).astype(np.float32)
+    def looks_at_one_corner(images):
+        corner = [np.asarray(image)[:16, :16].mean() / 255 for image in images]
+        return np.stack([[c, np.sqrt(1 - c**2)] for c in corner]).astype(np.float32)
 
     face = Image.new("RGB", (64, 64), (250, 250, 250))
-    falls = occlusion_map(LooksAtOneCorner(), face, np.array([1.0, 0.0]), cells=8)
+    falls = occlusion_map(looks_at_one_corner, face, np.array([1.0, 0.0]), cells=8)
     assert falls.shape == (8, 8) and falls[:2, :2].min() > 0.1
     assert np.abs(falls[4:, 4:]).max() < 1e-6

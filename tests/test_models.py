@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from labkit.reference import SAME_LAYERS, load_reference_model
 from torch import nn
 
 from labkit.models import (
@@ -14,7 +15,6 @@ from labkit.models import (
     describe,
     freeze_backbone,
 )
-from labkit.reference import SAME_LAYERS, load_reference_model
 from labkit.registry import MODELS
 from labkit.utils import UserError
 

@@ -8,9 +8,11 @@ from PIL import Image
 from test_crop import BAD_FILES
 
 from labkit.crop import Face
-from labkit.gallery import Gallery, fit_calibration
-from labkit.gallery.search import normalized
-from labkit.widgets import LookalikeApp, heat, lookalike, with_boxes
+from labkit.data import decode_image
+from labkit.gallery import Gallery
+from labkit.likeness import fit_calibration
+from labkit.utils import l2_normalize
+from labkit.widgets import LookalikeApp, heat, with_boxes
 
 
 class FakeEmbedder:
@@ -18,7 +20,10 @@ class FakeEmbedder:
 
     def __call__(self, images):
         pixels = [np.asarray(image.resize((6, 6))).ravel() / 255 - 0.4 for image in images]
-        return normalized(np.stack(pixels))
+        return l2_normalize(np.stack(pixels))
+
+    def files(self, paths):
+        return self([decode_image(path) for path in paths])
 
 
 @pytest.fixture
@@ -48,21 +53,23 @@ def photo_bytes(colour=(150, 120, 100)) -> bytes:
 @pytest.fixture
 def two_faces(monkeypatch):
     faces = [Face((20, 20, 90, 90), 1.5), Face((110, 30, 160, 80), 0.9)]
-    monkeypatch.setattr(lookalike, "find_faces", lambda photo: faces)
+    monkeypatch.setattr("labkit.widgets.lookalike.find_faces", lambda photo: faces)
     return faces
+
+
+def from_browser(app, *buffers, **message):
+    """A message as the browser sends it."""
+    app.view._handle_custom_msg(message, list(buffers))
 
 
 def upload(app, *files, piece=1000):
     """What the browser sends when files are chosen: their names and sizes, then their pieces."""
-
-    def said(*buffers, **message):
-        app.view._heard(app.view, message, list(buffers))
-
-    said(kind="begin", files=[{"name": name, "size": len(data)} for name, data in files])
-    for number, (_, data) in enumerate(files):
+    about = [{"name": name, "size": len(data)} for name, data in files]
+    from_browser(app, kind="begin", files=about)
+    for index, (_, data) in enumerate(files):
         for start in range(0, len(data), piece):
-            said(memoryview(data)[start : start + piece], kind="piece", number=number)
-    said(kind="end")
+            from_browser(app, data[start : start + piece], kind="piece", index=index)
+    from_browser(app, kind="end")
 
 
 @pytest.fixture
@@ -76,43 +83,46 @@ def told(monkeypatch):
     return messages
 
 
-def shown(control) -> bool:
-    return control.layout.display != "none"
+def buttons(app) -> set[str]:
+    """The labels of the buttons that are shown."""
+    return {b.description for b in app.buttons.children if b.layout.display != "none"}
+
+
+def press(app, label: str) -> None:
+    next(b for b in app.buttons.children if b.description == label).click()
 
 
 def test_a_real_photo_gives_cards(gallery):
     data = pytest.importorskip("skimage.data")
     app = LookalikeApp(gallery, FakeEmbedder(), photo=Image.fromarray(data.astronaut()))
     assert len(app.faces) == 1 and app.face.size == (256, 256)
-    assert len(app.matches) == 3 and app._cards.value.count('class="card"') == 3
-    assert "synthetic" in app._cards.value
+    assert len(app.matches) == 3 and app.answers.value.count('class="card"') == 3
+    assert "synthetic" in app.answers.value
     assert app.message.startswith("One face found. Most alike:")
 
 
 def test_names_are_shown_as_text_not_as_markup(app, two_faces):
     app.show_photo(photo_bytes(), "me.jpg")
-    assert "&lt;b&gt;Haneul" in app._cards.value and "<b><b>" not in app._cards.value
-    assert "하늘" in app._cards.value
+    assert "&lt;b&gt;Haneul" in app.answers.value and "<b><b>" not in app.answers.value
+    assert "하늘" in app.answers.value
 
 
 def test_the_next_face_is_shown_and_the_first_comes_again(app, two_faces):
     app.show_photo(photo_bytes(), "group.jpg")
-    assert app.message.startswith("Face 1 of 2.") and shown(app.next_face_button)
-    app.next_face_button.click()
+    assert app.message.startswith("Face 1 of 2.") and "Next face" in buttons(app)
+    press(app, "Next face")
     assert app.message.startswith("Face 2 of 2.")
-    app.next_face()
+    press(app, "Next face")
     assert app.message.startswith("Face 1 of 2.")
 
 
 def test_several_uploads_are_shown_one_after_the_other(app, two_faces):
     upload(app, ("a.jpg", photo_bytes()), ("b.jpg", photo_bytes((10, 200, 10))))
-    assert app.name == "a.jpg" and shown(app.next_photo_button)
-    app.next_photo_button.click()
-    assert app.name == "b.jpg"
-    app.next_photo()
-    assert app.name == "a.jpg"
+    for name in ("a.jpg", "b.jpg", "a.jpg"):
+        assert app.name == name
+        press(app, "Next photo")
     upload(app, ("c.jpg", photo_bytes()))
-    assert app.name == "c.jpg" and not shown(app.next_photo_button)
+    assert app.name == "c.jpg" and "Next photo" not in buttons(app)
 
 
 def test_each_kind_of_bad_upload_shows_one_sentence_and_clears_the_last_answer(app, two_faces):
@@ -121,11 +131,11 @@ def test_each_kind_of_bad_upload_shows_one_sentence_and_clears_the_last_answer(a
         upload(app, (f"<{case}>.jpg", data))
         assert re.search(sentence, app.message) and f"<{case}>.jpg" in app.message, case
         assert "\n" not in app.message and app.message.count(". ") == 0
-        assert f"&lt;{case}&gt;.jpg" in app._status.value and "say bad" in app._status.value
-        assert app._cards.value == "" and app.matches == [] and not shown(app.keep_button)
+        assert f"&lt;{case}&gt;.jpg" in app.answers.value and "say bad" in app.answers.value
+        assert "card" not in app.answers.value and app.matches == [] and buttons(app) == set()
 
 
-def test_a_file_that_is_too_large_is_refused_by_name(app, monkeypatch):
+def test_a_file_that_is_too_large_is_refused_by_name(app):
     app.view.largest_file = 100
     upload(app, ("huge.jpg", photo_bytes()))
     assert "huge.jpg is larger than 100 MB" in app.message
@@ -134,32 +144,31 @@ def test_a_file_that_is_too_large_is_refused_by_name(app, monkeypatch):
 def test_without_a_face_a_box_is_drawn(app):
     app.show_photo(photo_bytes(), "wall.jpg")
     assert "No face found in wall.jpg: drag a box" in app.message and app.matches == []
-    share = [0.25, 0.25, 0.5, 0.5]  # of a photo of 200 x 160 pixels
-    app.view._heard(app.view, {"kind": "box", "box": share}, [])
-    assert app.message.startswith("Cut by hand.") and len(app.matches) == 3
+    from_browser(app, kind="box", box=[0.25, 0.25, 0.5, 0.5])  # of a photo of 200 x 160 pixels
+    assert app.message.startswith("Cropped by hand.") and len(app.matches) == 3
     by_hand = app.face
     app.use_box((50, 40, 100, 80))
     assert np.array_equal(np.asarray(by_hand), np.asarray(app.face))
     app.use_box((900, 900, 950, 950))
-    assert "outside the photo" in app.message and app._cards.value == ""
+    assert "outside the photo" in app.message and "card" not in app.answers.value
 
 
 def test_a_face_is_chosen_by_its_number(app, two_faces, told):
     app.show_photo(photo_bytes(), "group.jpg")
-    app.view._heard(app.view, {"kind": "face", "number": 1}, [])
+    from_browser(app, kind="face", index=1)
     assert app.message.startswith("Face 2 of 2.")
     photo = [message for message, _ in told if message["kind"] == "photo"][-1]
     assert photo["current"] == 1
     assert photo["boxes"][1] == pytest.approx([110 / 200, 30 / 160, 160 / 200, 80 / 160])
-    app.view._heard(app.view, {"kind": "face", "number": 7}, [])
+    from_browser(app, kind="face", index=7)
     assert app.message.startswith("Face 2 of 2.")
 
 
 def test_a_view_that_opens_later_is_told_what_is_shown(app, two_faces, told):
     app.show_photo(photo_bytes(), "me.jpg")
     told.clear()
-    app.view._heard(app.view, {"kind": "ready"}, [])
-    assert [message["kind"] for message, _ in told] == ["photo", "cut"]
+    from_browser(app, kind="ready")
+    assert [message["kind"] for message, _ in told] == ["photo", "crop"]
     assert all(Image.open(io.BytesIO(buffers[0])).width > 100 for _, buffers in told)
 
 
@@ -171,28 +180,25 @@ def test_the_photo_is_never_part_of_the_widgets_state(gallery, two_faces):
     state = str(Widget.get_manager_state()) + str(app.view.get_state())
     for star in range(len(gallery)):
         portrait = base64.b64encode(gallery.thumbnail_jpeg(star)).decode()
-        assert portrait in app._cards.value
+        assert portrait in app.answers.value
         state = state.replace(portrait, "a star")
     assert "base64,a star" in state
     assert app.face.tobytes() not in state.encode() and "\\xff\\xd8" not in state
-    own = [value for value in (app._status.value, app._cards.value) if "base64" in value]
-    assert own == [app._cards.value] and app._cards.value.count("base64") == 3
+    assert app.answers.value.count("base64") == 3
 
 
 def test_a_gallery_of_other_weights_is_told_in_one_sentence(gallery, two_faces):
     other = FakeEmbedder()
     other.weights_sha256 = "b" * 64
     app = LookalikeApp(gallery, other, photo_bytes())
-    assert "made with other weights" in app.message and "say bad" in app._status.value
-    assert not shown(app.view) and app.matches == []
-    app.show_photo(photo_bytes())
-    assert "made with other weights" in app.message and app.matches == []
+    assert "made with other weights" in app.message and "say bad" in app.answers.value
+    assert app.matches == [] and buttons(app) == set()
 
 
 def test_calibration_puts_the_likeness_into_words(gallery, two_faces):
     calibration = fit_calibration([0.9, 0.8, 0.7, 0.1, 0.0, -0.1], [1, 1, 1, 0, 0, 0])
     app = LookalikeApp(gallery, FakeEmbedder(), photo_bytes(), calibration=calibration)
-    assert "pairs of different people" in app._cards.value
+    assert "pairs of different people" in app.answers.value
     gallery.calibration = calibration
     assert LookalikeApp(gallery, FakeEmbedder(), photo_bytes()).calibration is calibration
 
@@ -200,9 +206,9 @@ def test_calibration_puts_the_likeness_into_words(gallery, two_faces):
 def test_why_colours_the_face(app, two_faces, told):
     app.show_photo(photo_bytes(), "me.jpg")
     (_, [before]) = told[-1]
-    app.why_button.click()
+    press(app, "Why?")
     message, [after] = told[-1]
-    assert message["kind"] == "cut" and "speaks for" in message["caption"] and after != before
+    assert message["kind"] == "crop" and "speaks for" in message["caption"] and after != before
     falls = np.zeros((8, 8), dtype=np.float32)
     falls[0, 0] = 1
     face = Image.new("RGB", (64, 64), (100, 100, 100))
@@ -218,8 +224,6 @@ def test_boxes_are_drawn_at_their_place_in_the_smaller_photo():
 
 
 def test_nothing_of_the_photo_is_in_the_output_until_it_is_kept(app, two_faces, monkeypatch):
-    import IPython.display
-
     displayed, kept = [], []
 
     class Handle:
@@ -230,10 +234,10 @@ def test_nothing_of_the_photo_is_in_the_output_until_it_is_kept(app, two_faces, 
         displayed.append(thing)
         return Handle() if display_id else None
 
-    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr("labkit.widgets.lookalike.display", display)
     app._ipython_display_()
     app.show_photo(photo_bytes(), "me.jpg")
     assert displayed[0] is app.widget and displayed[1].data == "" and kept == []
     assert "base64" not in repr(app)
-    app.keep_button.click()
+    press(app, "Keep")
     assert len(kept) == 1 and kept[0].data.startswith(b"\x89PNG")

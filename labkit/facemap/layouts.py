@@ -3,7 +3,8 @@
 import numpy as np
 
 from labkit.facemap.umap import umap
-from labkit.gallery.search import normalized, top_k
+from labkit.gallery import top_k
+from labkit.utils import l2_normalize as normalized
 from labkit.utils import UserError
 
 METHODS = ("umap", "tsne", "pca")

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from labkit.gallery.search import top_k
+from labkit.gallery import top_k
 
 AT_LEAST = 14
 _last: dict[str, tuple[np.ndarray, np.ndarray]] = {}

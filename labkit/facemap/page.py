@@ -21,7 +21,7 @@ from labkit.facemap.neighbours import nearest
 from labkit.facemap.page_look import PAGE, STYLE
 from labkit.facemap.page_script import SCRIPT
 from labkit.facemap.poster import LAYOUT_NAMES, as_picture, check_lengths, describe, square
-from labkit.gallery.search import normalized
+from labkit.utils import l2_normalize as normalized
 from labkit.utils import UserError, write_text
 
 PICTURE_SIDES = ((1500, 112), (6000, 80), (float("inf"), 32))

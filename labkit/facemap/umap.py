@@ -10,7 +10,6 @@ from functools import lru_cache
 import numpy as np
 
 from labkit.facemap.neighbours import nearest
-from labkit.gallery.compact import compiled
 
 NEIGHBOURS = 15
 MIN_DISTANCE = 0.15
@@ -94,8 +93,9 @@ def curve(min_distance: float = MIN_DISTANCE) -> tuple[float, float]:
 @lru_cache(maxsize=1)
 def _kernel():
     """The optimization (paper, algorithm 5), compiled at its first use and kept on disk."""
+    import numba
 
-    @compiled
+    @numba.njit(cache=True, nogil=True, fastmath=True)
     def optimize(places, heads, tails, wait, a, b, epochs, state):
         count = np.uint64(places.shape[0])
         due = wait.copy()

@@ -34,6 +34,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from labkit.optim import build_optimizer
+from labkit.train.step import TrainingStep, gradient_of
 from torchvision import transforms
 
 from labkit.config import TrainConfig
@@ -44,9 +46,7 @@ from labkit.evaluate import score_pairs
 from labkit.losses import build_loss
 from labkit.metrics import eer
 from labkit.models import InputSpec, build_model, describe
-from labkit.optim import build_optimizer
 from labkit.train import fit
-from labkit.train.step import TrainingStep, gradient_of
 
 LOSS = dict(margin=0.1, scale=30.0)
 CPU = torch.device("cpu")

@@ -1,6 +1,5 @@
-"""What the photo view does in the browser, as JavaScript, and how it looks."""
+// The photo view in the browser: choose or drop files, choose a face, draw a box.
 
-SCRIPT = """
 const PIECE = 2 * 1024 * 1024  // a notebook server closes the connection above 10 MiB a message
 
 function part(tag, parent, className = "", text = "") {
@@ -15,11 +14,11 @@ async function sendFiles(model, files) {
   const limit = model.get("largest_file")
   const about = files.map((file) => ({name: file.name, size: file.size}))
   model.send({kind: "begin", files: about})
-  for (const [number, file] of files.entries()) {
+  for (const [index, file] of files.entries()) {
     if (file.size > limit) { continue }
     for (let start = 0; start < file.size; start += PIECE) {
       const piece = await file.slice(start, start + PIECE).arrayBuffer()
-      model.send({kind: "piece", number}, undefined, [piece])
+      model.send({kind: "piece", index}, undefined, [piece])
     }
   }
   model.send({kind: "end"})
@@ -56,10 +55,10 @@ function render({model, el}) {
   image.alt = "the photo"
   const overlay = part("div", stage, "overlay")
   const caption = part("figcaption", whole)
-  const cut = part("figure", views, "cut")
-  const face = part("img", cut)
+  const crop = part("figure", views, "crop")
+  const face = part("img", crop)
   face.alt = "the face as the network sees it"
-  const faceCaption = part("figcaption", cut)
+  const faceCaption = part("figcaption", crop)
 
   const onMessage = (message, buffers) => {
     if (message.kind === "photo") {
@@ -67,20 +66,20 @@ function render({model, el}) {
       whole.hidden = !message.filled
       caption.textContent = message.caption
       overlay.replaceChildren()
-      message.boxes.forEach((box, number) => {
+      message.boxes.forEach((box, index) => {
         const frame = part("button", overlay, "box")
-        frame.classList.toggle("current", number === message.current)
+        frame.classList.toggle("current", index === message.current)
         frame.type = "button"
-        frame.title = `face ${number + 1}`
+        frame.title = `face ${index + 1}`
         place(frame, box)
-        if (message.boxes.length > 1) { part("span", frame, "", String(number + 1)) }
+        if (message.boxes.length > 1) { part("span", frame, "", String(index + 1)) }
         frame.addEventListener("keydown", (event) => {
-          if (event.key === "Enter" || event.key === " ") { model.send({kind: "face", number}) }
+          if (event.key === "Enter" || event.key === " ") { model.send({kind: "face", index}) }
         })
       })
-    } else if (message.kind === "cut") {
+    } else if (message.kind === "crop") {
       picture(face, message.filled ? buffers[0] : null)
-      cut.hidden = !message.filled
+      crop.hidden = !message.filled
       faceCaption.textContent = message.caption
     }
   }
@@ -136,7 +135,7 @@ function render({model, el}) {
   stage.addEventListener("pointerup", (event) => {
     if (drawn === null) { return }
     if (drawn.far) { model.send({kind: "box", box: corners(event)}) }
-    else if (drawn.under >= 0) { model.send({kind: "face", number: drawn.under}) }
+    else if (drawn.under >= 0) { model.send({kind: "face", index: drawn.under}) }
     drawn.frame.remove()
     drawn = null
   })
@@ -145,7 +144,7 @@ function render({model, el}) {
     drawn = null
   })
 
-  whole.hidden = cut.hidden = true
+  whole.hidden = crop.hidden = true
   model.send({kind: "ready"})
   return () => {
     model.off("msg:custom", onMessage)
@@ -155,36 +154,3 @@ function render({model, el}) {
 }
 
 export default {render}
-"""
-
-LOOKS = """
-.facelab-photo { font: 14px system-ui, sans-serif; color: var(--jp-ui-font-color1, #111827);
-  padding: 10px; border: 1.5px dashed transparent; border-radius: 12px; }
-.facelab-photo.over { border-color: #2563eb; background: rgba(37, 99, 235, .07); }
-.facelab-photo input[type=file] { display: none; }
-.facelab-photo .widget-upload { display: inline-flex; align-items: baseline; gap: 8px;
-  width: auto; height: auto; padding: 8px 16px; border: 0; border-radius: 8px; cursor: pointer;
-  font: inherit; line-height: 1.4; color: #ffffff; background: #2563eb; }
-.facelab-photo .widget-upload:hover { background: #1d4ed8; }
-.facelab-photo .widget-upload small { opacity: .85; }
-.facelab-photo .views { display: flex; flex-wrap: wrap; gap: 16px; margin-top: 10px; }
-.facelab-photo .views:not(:has(figure:not([hidden]))) { margin: 0; }
-.facelab-photo figure { margin: 0; }
-.facelab-photo figure[hidden] { display: none; }
-.facelab-photo img { display: block; border-radius: 12px; max-width: 100%; }
-.facelab-photo .whole img { max-height: 300px; max-width: 460px; }
-.facelab-photo .cut img { width: 240px; height: 240px; }
-.facelab-photo figcaption { color: var(--jp-ui-font-color2, #6b7280); padding-top: 4px;
-  font-size: 12px; }
-.facelab-photo .stage { position: relative; display: inline-block; cursor: crosshair;
-  touch-action: none; user-select: none; overflow: hidden; border-radius: 12px; }
-.facelab-photo .overlay { position: absolute; inset: 0; }
-.facelab-photo .box { position: absolute; box-sizing: border-box; padding: 0; margin: 0;
-  background: transparent; border: 2px solid rgba(255, 255, 255, .95); border-radius: 6px;
-  box-shadow: 0 0 0 1px rgba(17, 24, 39, .35); cursor: pointer; }
-.facelab-photo .box.current { border: 3px solid #2563eb; }
-.facelab-photo .box span { position: absolute; left: -2px; top: -2px; min-width: 18px;
-  padding: 0 4px; border-radius: 6px 0 6px 0; font: 600 12px/18px system-ui, sans-serif;
-  color: #ffffff; background: rgba(17, 24, 39, .7); text-align: center; }
-.facelab-photo .box.current span { background: #2563eb; }
-"""
