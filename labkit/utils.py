@@ -11,8 +11,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +203,19 @@ def sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+# Threads
+
+
+def map_ahead(executor: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator:
+    """Yield `function(item)` in order, computing at most `ahead` results before they are used."""
+    items = iter(items)
+    waiting = deque(executor.submit(function, item) for item in islice(items, ahead))
+    while waiting:
+        done = waiting.popleft()
+        waiting.extend(executor.submit(function, item) for item in islice(items, 1))
+        yield done.result()
 
 
 # Stop signals

@@ -1,6 +1,8 @@
 """The systems that students compare their network with."""
 
+import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import numpy as np
@@ -10,17 +12,9 @@ from PIL import Image
 from skimage.feature import local_binary_pattern
 
 from labkit import metrics
-from labkit.data import FaceFolder, make_pairs
-from labkit.evaluate import baselines as module
-from labkit.evaluate import score_pairs
-from labkit.evaluate.baselines import (
-    Eigenfaces,
-    LocalBinaryPatterns,
-    PublicNetwork,
-    RawPixels,
-    reference_systems,
-    uniform_patterns,
-)
+from labkit.data import FaceFolder, centre_crop, make_pairs
+from labkit.evaluate import baselines, reference_systems, score_pairs
+from labkit.evaluate.baselines import ReferenceSystem, uniform_patterns
 from labkit.utils import UserError
 
 
@@ -51,10 +45,10 @@ def test_patterns_do_not_change_with_brightness_and_contrast():
 
 
 def test_cells_are_histograms_of_their_own_pixels():
-    system = LocalBinaryPatterns(size=42, grid=3)
-    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (48, 48, 3), dtype=np.uint8))
-    described = system.describe(image).reshape(3, 3, 59)
-    labels = uniform_patterns(module._grey(image, 42))
+    pixels = np.random.default_rng(2).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    described = baselines.local_binary_patterns(image, size=42, grid=3).reshape(3, 3, 59)
+    labels = uniform_patterns(np.asarray(centre_crop(image.convert("L"), 42), np.float32))
     for row in range(3):
         for column in range(3):
             cell = labels[14 * row : 14 * row + 14, 14 * column : 14 * column + 14]
@@ -65,15 +59,16 @@ def test_cells_are_histograms_of_their_own_pixels():
 def test_the_cosine_of_raw_pixels_is_their_correlation():
     rng = np.random.default_rng(3)
     images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in "ab"]
-    rows = RawPixels(16)(images)
-    grey = [module._grey(image, 16).ravel() for image in images]
+    rows = ReferenceSystem(baselines.raw_pixels, 64)(images)
+    grey = [np.asarray(centre_crop(image.convert("L"), 32)).ravel() for image in images]
     assert rows[0] @ rows[1] == pytest.approx(np.corrcoef(*grey)[0, 1], abs=1e-6)
 
 
 def test_eigenfaces_are_the_principal_components_of_the_training_faces(tmp_path):
     folder = FaceFolder.scan(make_faces(tmp_path, 6, 5))
-    system = Eigenfaces(folder, components=8, size=16)
-    faces = RawPixels(16).files([folder.path(i) for i in range(len(folder))])
+    system = baselines.eigenfaces(folder, components=8, size=16)
+    pixels = ReferenceSystem(lambda image: baselines.raw_pixels(image, 16), 32)
+    faces = pixels.files([folder.path(i) for i in range(len(folder))])
     _, values, vectors = np.linalg.svd(faces - faces.mean(0), full_matrices=False)
     scale = values[:8] / np.sqrt(len(faces) - 1)
     expected = (faces - faces.mean(0)) @ vectors[:8].T / scale
@@ -83,7 +78,7 @@ def test_eigenfaces_are_the_principal_components_of_the_training_faces(tmp_path)
 
 @pytest.fixture
 def without_extra(monkeypatch):
-    monkeypatch.setattr(module, "_public_weights", lambda: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
 
 def test_all_of_them_score_a_list_better_than_chance(tmp_path, without_extra):
@@ -102,25 +97,26 @@ def test_all_of_them_score_a_list_better_than_chance(tmp_path, without_extra):
         assert np.isfinite(flipped).all()
 
 
-def test_a_picture_of_one_grey_has_a_row_too(tmp_path):
-    folder = FaceFolder.scan(make_faces(tmp_path, 2, 2))
-    for system in (RawPixels(), LocalBinaryPatterns(), Eigenfaces(folder)):
+def test_a_picture_of_one_grey_has_a_row_too(tmp_path, without_extra):
+    for system in reference_systems(make_faces(tmp_path, 2, 2), say=str).values():
         row = system([Image.new("RGB", (40, 40), (90, 90, 90))])
         assert np.linalg.norm(row[0]) == pytest.approx(1, abs=1e-5)
 
 
-def test_without_the_extra_the_public_network_is_one_friendly_line(without_extra):
-    with pytest.raises(UserError, match=r"pip install face-recognition-models"):
-        PublicNetwork()
+@pytest.fixture
+def extra(monkeypatch, tmp_path):
+    """As if the package of the extra were installed, with nothing in it."""
+    spec = ModuleSpec("face_recognition_models", None)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
 
 
-def test_weights_that_cannot_be_read_are_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_public_weights", lambda: tmp_path)
+def test_weights_that_cannot_be_read_are_one_line(extra):
     with pytest.raises(UserError, match="cannot load the public network"):
-        PublicNetwork()
+        baselines.public_network()
 
 
-def test_the_public_network_gets_the_face_where_training_images_have_it(monkeypatch, tmp_path):
+def test_the_public_network_gets_the_face_where_training_images_have_it(monkeypatch, extra):
     """With a stand-in for dlib: the box, the turned face and the descriptor go where they must."""
     seen = {}
     dlib = ModuleType("dlib")
@@ -140,8 +136,7 @@ def test_the_public_network_gets_the_face_where_training_images_have_it(monkeypa
         seen.update(points=points, asked=(size, room)) or pixels[:size, :size]
     )
     monkeypatch.setitem(sys.modules, "dlib", dlib)
-    monkeypatch.setattr(module, "_public_weights", lambda: tmp_path)
-    system = PublicNetwork()
+    system = baselines.public_network()
     wide = np.zeros((100, 140, 3), np.uint8)
     wide[:, 20:120] = (200, 100, 50)  # the middle square
     rows = system([Image.fromarray(wide)])
@@ -153,7 +148,7 @@ def test_the_public_network_gets_the_face_where_training_images_have_it(monkeypa
 
 def test_the_public_network_knows_a_real_face_when_it_is_installed():
     pytest.importorskip("dlib")
-    if module._public_weights() is None:
+    if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("the extra 'reference' is not installed")
     import skimage.data
 
@@ -163,6 +158,6 @@ def test_the_public_network_knows_a_real_face_when_it_is_installed():
     face = crop_face(photo, largest_face(photo))
     small = crop_face(photo.resize((300, 300)).rotate(8), largest_face(photo.resize((300, 300))))
     stranger = Image.fromarray(np.asarray(face)[::-1].copy())
-    rows = PublicNetwork()([face, small, stranger])
+    rows = baselines.public_network()([face, small, stranger])
     assert rows.shape == (3, 128)
     assert rows[0] @ rows[1] > 0.95 > rows[0] @ rows[2] + 0.05

@@ -15,7 +15,6 @@ from labkit.evaluate import (
     save_report,
     score_embeddings,
     score_pairs,
-    scoring,
     write_scores,
 )
 from labkit.utils import UserError
@@ -102,27 +101,16 @@ def test_missing_images_are_named_before_anything_is_embedded(faces):
     assert not embedder.seen
 
 
-@pytest.mark.parametrize(
-    "files, pairs", [(1, 0), (2, 1), (30, 50), (30, 900), (1100, 9), (1100, 2000)]
-)
-@pytest.mark.parametrize(("dense", "whole"), [(0.0, 0), (0.0, 2000), (1.0, 0)])
-def test_every_way_of_scoring_gives_the_same_cosines(monkeypatch, files, pairs, dense, whole):
-    monkeypatch.setattr(scoring, "TILE", 8)
-    monkeypatch.setattr(scoring, "BLOCK", 5)
-    monkeypatch.setattr(scoring, "DENSE", dense)
-    monkeypatch.setattr(scoring, "WHOLE", whole)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_embeddings_need_not_be_of_length_one(dtype):
     rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(files, 6))
-    left, right = rng.integers(0, files, (2, pairs))
-    listed = PairList([f"{i:04d}" for i in range(files)], left, right, None)
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    expected = np.array([unit[a] @ unit[b] for a, b in zip(left, right)])
-    for dtype in (np.float64, np.float32):
-        scores = score_embeddings(embeddings.astype(dtype), listed)
-        np.testing.assert_allclose(scores, expected, atol=1e-5)
-    np.testing.assert_allclose(
-        score_embeddings(embeddings.astype(np.float16), listed), expected, atol=5e-3
-    )
+    embeddings = rng.normal(size=(30, 6)).astype(dtype)
+    left, right = rng.integers(0, 30, (2, 50))
+    listed = PairList([f"{i:04d}" for i in range(30)], left, right, None)
+    unit = embeddings.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    expected = [unit[a] @ unit[b] for a, b in zip(left, right)]
+    np.testing.assert_allclose(score_embeddings(embeddings, listed), expected, atol=1e-6)
 
 
 def test_unusable_embeddings_are_named():
@@ -266,7 +254,7 @@ def test_a_report_holds_the_metrics_of_its_list(report, scored):
     scores, pairs = scored
     labels = pairs.labels
     assert report.eer == metrics.eer(scores, labels) > 0
-    assert report.reference_eer == metrics.reference_eer(scores, labels)
+    assert report.voxceleb_eer == metrics.voxceleb_eer(scores, labels)
     assert report.tar_at_far[0.01] == metrics.tar_at_far(scores, labels, [0.01])[0]
     assert report.min_dcf == metrics.min_dcf(scores, labels)
     assert report.eer_low < report.eer < report.eer_high
@@ -295,8 +283,6 @@ def test_errors_by_identity_are_those_of_the_pairs_with_that_person(report, scor
         errors = report.identities
         assert (errors.targets[k], errors.imposters[k]) == (targets.sum(), imposters.sum())
         assert errors.eer[k] == metrics.eer(scores[own], pairs.labels[own])
-        assert errors.frr[k] == pytest.approx(np.mean(scores[targets] < report.threshold))
-        assert errors.far[k] == pytest.approx(np.mean(scores[imposters] >= report.threshold))
     hardest = report.identities.hardest(3)
     assert errors.eer[hardest[0]] == errors.eer.max()
 
@@ -304,14 +290,13 @@ def test_errors_by_identity_are_those_of_the_pairs_with_that_person(report, scor
 def test_an_identity_without_target_pairs_has_no_eer():
     pairs = PairList.from_names(["a/1", "a/1"], ["a/2", "b/1"], [1, 0])
     errors = VerificationReport.from_scores([0.9, 0.1], pairs, bootstrap=0).identities
-    assert errors.eer[0] == 0 and np.isnan(errors.eer[1]) and np.isnan(errors.frr[1])
+    assert errors.eer[0] == 0 and np.isnan(errors.eer[1])
     assert list(errors.hardest()) == [0]
 
 
 def test_a_blind_list_gives_no_report():
-    pairs = PairList.from_names(["a/1"], ["b/1"])
     with pytest.raises(UserError, match="blind"):
-        VerificationReport.from_scores([0.5], pairs)
+        VerificationReport.from_scores([0.5], PairList.from_names(["a/1"], ["b/1"]))
 
 
 def test_a_saved_report_stands_alone(tmp_path, report, faces):
@@ -331,6 +316,7 @@ def test_a_saved_report_stands_alone(tmp_path, report, faces):
     assert f"{report.eer:.2f}" in page
     summary = json.loads(paths["summary"].read_text())
     assert summary["systems"][0]["eer"] == report.eer
+    assert summary["systems"][0]["reference_eer"] == report.voxceleb_eer
     assert summary["comparisons"] == []
 
 

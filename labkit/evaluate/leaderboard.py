@@ -81,7 +81,7 @@ def rank_hand_ins(
                 eer=eers[i],
                 low=low,
                 high=high,
-                reference_eer=metrics.reference_eer(scores, labels),
+                reference_eer=metrics.voxceleb_eer(scores, labels),
                 tar_at_1_percent=100.0 * float(metrics.tar_at_far(scores, labels, [0.01])[0]),
                 versus=versus,
                 same_as=first_with.get(ordering, ""),

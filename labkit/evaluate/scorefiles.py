@@ -3,21 +3,21 @@
 CSV without a header, one line per pair, larger scores for more alike faces.
 """
 
-import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from labkit.data import PairList, bad_lines
-from labkit.data.pairs import check_relative
-from labkit.utils import UserError, atomic_path, reason
-from labkit.utils import printable as shown
+from labkit.data import PairList
+from labkit.data.pairs import check_pair, parse_label, parse_pairs, read_csv_rows
+from labkit.utils import UserError, printable, write_csv
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-LONGEST_NUMBER = 40  # signs of a score
-MOST_PAIRS_SHOWN = 5
+LONGEST_NUMBER = 40  # characters of a score
+MAX_PAIRS_SHOWN = 5
 
 
 @dataclass
@@ -41,7 +41,7 @@ class ScoreFile:
         return self.pairs.labels
 
     def with_labels(self, pairs: PairList) -> "ScoreFile":
-        """These scores in the order and with the labels of a labelled list of the same pairs.
+        """Return these scores in the order and with the labels of a labelled list of the pairs.
 
         Pairs are matched by their two names, whichever comes first. Raises UserError when the
         list is blind, when a pair of either side is missing from the other, or when this file
@@ -50,38 +50,33 @@ class ScoreFile:
         what = str(self.path or "the score file")
         if pairs.labels is None:
             raise UserError("the list of labels is blind itself: give one with labels")
-        number = {name: i for i, name in enumerate(pairs.files)}
-        of_file = np.array([number.get(name, -1) for name in self.pairs.files], np.int64)
-        left, right = of_file[self.pairs.left], of_file[self.pairs.right]
-        n = len(pairs.files)
-        wanted = np.minimum(pairs.left, pairs.right) * n + np.maximum(pairs.left, pairs.right)
-        given = np.minimum(left, right) * n + np.maximum(left, right)
-        given[(left < 0) | (right < 0)] = -1
-        order = np.argsort(given, kind="stable")
-        place = np.minimum(np.searchsorted(given[order], wanted), len(given) - 1)
-        missing = given[order][place] != wanted
-        extra = ~np.isin(given, wanted)
+        place = {_ordered(*self.pairs.name_pair(i)): i for i in range(len(self))}
+        wanted = [_ordered(*pairs.name_pair(i)) for i in range(len(pairs))]
         problems = []
-        if missing.any():
-            problems.append(f"lacks {_some(pairs, missing)} of the labelled list")
-        if extra.any():
-            problems.append(f"has {_some(self.pairs, extra)} that the labelled list lacks")
+        if missing := [pair for pair in wanted if pair not in place]:
+            problems.append(f"lacks {_some(missing)} of the labelled list")
+        if extra := sorted(place.keys() - set(wanted)):
+            problems.append(f"has {_some(extra)} that the labelled list lacks")
         if problems:
             raise UserError(f"{what} does not fit: it " + ", and ".join(problems))
-        if len(given) != len(wanted):
-            raise UserError(f"{what} has {len(given):,} lines for {len(wanted):,} pairs")
-        found = order[place]
-        if self.labels is not None and (wrong := self.labels[found] != pairs.labels).any():
-            raise UserError(f"{what} has another label for {_some(pairs, wrong)} than the list")
-        return ScoreFile(self.scores[found], pairs, self.path)
+        order = np.array([place[pair] for pair in wanted])
+        if self.labels is not None:
+            wrong = np.flatnonzero(self.labels[order] != pairs.labels)
+            if len(wrong):
+                told = _some([wanted[i] for i in wrong])
+                raise UserError(f"{what} has another label for {told} than the list")
+        return ScoreFile(self.scores[order], pairs, self.path)
 
 
-def _some(pairs: PairList, chosen: np.ndarray) -> str:
+def _ordered(left: str, right: str) -> tuple[str, str]:
+    return (left, right) if left < right else (right, left)
+
+
+def _some(pairs: Sequence[tuple[str, str]]) -> str:
     """`3 pairs (a/1.jpg,b/1.jpg; …)`."""
-    at = np.flatnonzero(chosen)
-    names = [",".join(map(shown, pairs.name_pair(i))) for i in at[:MOST_PAIRS_SHOWN]]
-    dots = "; …" if len(at) > MOST_PAIRS_SHOWN else ""
-    return f"{len(at):,} pair{'s'[: len(at) > 1]} ({'; '.join(names)}{dots})"
+    names = [",".join(map(printable, pair)) for pair in pairs[:MAX_PAIRS_SHOWN]]
+    names += ["…"] * (len(pairs) > MAX_PAIRS_SHOWN)
+    return f"{len(pairs):,} pair{'s'[: len(pairs) > 1]} ({'; '.join(names)})"
 
 
 def write_scores(path: str | Path, scores: np.ndarray, pairs: PairList) -> None:
@@ -97,14 +92,9 @@ def write_scores(path: str | Path, scores: np.ndarray, pairs: PairList) -> None:
         i = int(np.flatnonzero(~np.isfinite(scores))[0])
         names = " and ".join(pairs.name_pair(i))
         raise UserError(f"the score of {names} is {scores[i]}: every score must be a number")
-    left = (pairs.files[i] for i in pairs.left)
-    right = (pairs.files[i] for i in pairs.right)
-    numbers = (f"{score:.9g}" for score in scores)
-    columns = [numbers, left, right]
-    if pairs.labels is not None:
-        columns.insert(1, (int(label) for label in pairs.labels))
-    with atomic_path(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(zip(*columns))
+    labels = [()] * len(pairs) if pairs.labels is None else [(int(x),) for x in pairs.labels]
+    write_csv(path, ((f"{s:.9g}", *label, *pairs.name_pair(i))
+                     for i, (s, label) in enumerate(zip(scores, labels))))  # fmt: skip
 
 
 def read_scores(path: str | Path) -> ScoreFile:
@@ -115,66 +105,21 @@ def read_scores(path: str | Path) -> ScoreFile:
     that leaves the folder, an image compared with itself, a pair that came before (with the same
     or with the other label).
     """
-    path = Path(path)
-    problems: list[str] = []
-    scores: list[float] = []
-    labels: list[int] = []
-    lefts: list[str] = []
-    rights: list[str] = []
-    seen: dict[tuple[str, str], tuple[int, int]] = {}
-    safe: set[str] = set()
-    columns = 0
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for row in reader:
-                if not row:
-                    continue
-                columns = columns or (len(row) if len(row) in (3, 4) else 0)
-                try:
-                    score, label, left, right = _parse(row, columns, safe)
-                    pair = (left, right) if left < right else (right, left)
-                    line, earlier = seen.setdefault(pair, (reader.line_num, label))
-                    if line != reader.line_num:
-                        again = "already" if earlier == label else "with the other label"
-                        raise ValueError(f"this pair is {again} on line {line}")
-                except ValueError as error:
-                    problems.append(f"line {reader.line_num}: {error}")
-                    continue
-                scores.append(score)
-                labels.append(label)
-                lefts.append(left)
-                rights.append(right)
-    except OSError as error:
-        raise UserError(f"cannot read the score file {path}: {reason(error)}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a UTF-8 CSV file: {error}") from None
-    if problems:
-        raise UserError(bad_lines(path, problems))
-    if not scores:
+    path, lines = Path(path), read_csv_rows(path, "score file")
+    if not lines:
         raise UserError(f"{path} holds no scores")
-    pairs = PairList.from_names(lefts, rights, labels if columns == 4 else None)
+    columns = next((len(row) for _, row in lines if len(row) in (3, 4)), 4)
+    left, right, labels, scores = zip(*parse_pairs(path, lines, partial(_parse, columns=columns)))
+    pairs = PairList.from_names(left, right, labels if columns == 4 else None)
     return ScoreFile(np.array(scores), pairs, path)
 
 
-def _parse(row: list[str], columns: int, safe: set[str]) -> tuple[float, int, str, str]:
-    row = [column.strip() for column in row]
-    if len(row) != columns or not columns:
-        expected = {
-            3: "3 columns (score, file, file), as the lines before",
-            4: "4 columns (score, label, file, file), as the lines before",
-        }.get(columns, "4 columns (score, label, file, file), or 3 without the label")
-        raise ValueError(f"expected {expected}, found {len(row)}")
-    score, left, right = row[0], row[-2], row[-1]
+def _parse(row: list[str], columns: int) -> tuple[str, str, int, float]:
+    if len(row) != columns:
+        expected = "score, label, file, file" if columns == 4 else "score, file, file"
+        raise ValueError(f"expected {columns} columns ({expected}), found {len(row)}")
+    score, *label, left, right = row
     if not NUMBER.fullmatch(score) or len(score) > LONGEST_NUMBER or abs(float(score)) == np.inf:
-        raise ValueError(f"the score must be a finite number, found '{shown(score)}'")
-    label = row[1] if columns == 4 else "0"
-    if label not in ("0", "1"):
-        raise ValueError(f"the label must be 1 or 0, found '{shown(label)}'")
-    for name in (left, right):
-        if name not in safe:
-            check_relative(name)
-            safe.add(name)
-    if left == right:
-        raise ValueError(f"{shown(left)} is compared with itself")
-    return float(score), int(label), left, right
+        raise ValueError(f"the score must be a finite number, found '{printable(score)}'")
+    check_pair(left, right)
+    return left, right, parse_label(*label) if label else 0, float(score)

@@ -1,64 +1,76 @@
-"""What a system reaches on a labelled pair list: the numbers, and who and what is hard."""
+"""Scores of a pair list, and what they say: the numbers, and who and what is hard."""
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageOps
 
 from labkit import metrics
-from labkit.data import PairList
-from labkit.utils import UserError
+from labkit.data import PairList, decode_image
+from labkit.embed import check_embeddings
+from labkit.utils import UserError, l2_normalize, progress
 
 FARS = (0.1, 0.01, 0.001)
-HARDEST = 12
+MAX_HARDEST = 12
 
 
-@dataclass
-class IdentityErrors:
-    """Errors by identity: who is hard. All arrays (identities,).
+def embed_files(embedder, paths: Sequence[str | Path], *, flip: bool = False) -> np.ndarray:
+    """Embed image files, each once: (n, d), rows of length 1.
 
-    names: the identities. targets, imposters: numbers of pairs with a photo of theirs. eer:
-    percent, over those pairs alone (NaN when one kind is missing). frr, far: rates at the
-    threshold of the whole list's EER (NaN without such pairs).
+    With `flip`, the mean of the embeddings of the picture and of its horizontal flip, normalized.
+    `embedder` is an `Embedder` or anything with its `files` method and call.
     """
+    if not flip:
+        return np.asarray(embedder.files(paths))
+    parts = []
+    with progress(total=len(paths), desc="embedding with flips", unit="image") as bar:
+        for start in range(0, len(paths), embedder.batch_size):
+            images = [decode_image(path) for path in paths[start : start + embedder.batch_size]]
+            flipped = [ImageOps.mirror(image) for image in images]
+            parts.append(np.asarray(embedder(images)) + np.asarray(embedder(flipped)))
+            bar.update(len(images))
+    return l2_normalize(np.concatenate(parts))
 
-    names: list[str]
-    targets: np.ndarray
-    imposters: np.ndarray
-    eer: np.ndarray
-    frr: np.ndarray
-    far: np.ndarray
 
-    @classmethod
-    def from_scores(cls, scores: np.ndarray, pairs: PairList, threshold: float) -> "IdentityErrors":
-        names, left, right = identities_of(pairs)
-        n = len(names)
-        # A pair belongs to both its identities, but only once where they are the same.
-        index = np.arange(len(pairs))
-        two = left != right
-        who = np.concatenate([left, right[two]])
-        index = np.concatenate([index, index[two]])
-        target, accepted = pairs.labels[index] == 1, scores[index] >= threshold
-        targets = np.bincount(who[target], minlength=n)
-        imposters = np.bincount(who[~target], minlength=n)
-        rejected = np.bincount(who[target & ~accepted], minlength=n)
-        let_in = np.bincount(who[~target & accepted], minlength=n)
-        order = np.argsort(who, kind="stable")
-        parts = np.split(index[order], np.cumsum(np.bincount(who, minlength=n))[:-1])
-        eers = np.full(n, np.nan)
-        for k in np.flatnonzero((targets > 0) & (imposters > 0)):
-            eers[k] = metrics.eer(scores[parts[k]], pairs.labels[parts[k]])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return cls(names, targets, imposters, eers, rejected / targets, let_in / imposters)
+def score_pairs(embedder, pairs: PairList, root: str | Path, *, flip: bool = False) -> np.ndarray:
+    """Return the cosine of each pair, float32 (n,) in [-1, 1]; each image is embedded once.
 
-    def hardest(self, count: int = 20) -> np.ndarray:
-        """Numbers of the identities with the highest EER, hardest first."""
-        ranked = np.argsort(-np.nan_to_num(self.eer, nan=-1.0), kind="stable")
-        return ranked[~np.isnan(self.eer[ranked])][:count]
+    `root` is the test folder. For `flip`, see `embed_files`. Raises UserError for a file that is
+    missing or unreadable, and for an embedding that is zero or not finite.
+    """
+    root = Path(root)
+    missing = [name for name in pairs.files if not os.path.isfile(root / name)]
+    if missing:
+        raise UserError(
+            f"{len(missing):,} of {len(pairs.files):,} images of the pair list are not in {root}, "
+            f"first {missing[0]}"
+        )
+    embeddings = embed_files(embedder, [root / name for name in pairs.files], flip=flip)
+    return score_embeddings(embeddings, pairs)
+
+
+def score_embeddings(embeddings: np.ndarray, pairs: PairList) -> np.ndarray:
+    """Return the cosine of each pair, float32 (n,) in [-1, 1].
+
+    `embeddings` (files, d) of any floating type are those of `pairs.files`, in that order, and
+    need not be normalized. Raises UserError for a wrong number of embeddings and for one that is
+    zero or not finite.
+    """
+    embeddings = np.asarray(embeddings)
+    if embeddings.ndim != 2 or len(embeddings) != len(pairs.files):
+        raise UserError(
+            f"expected embeddings of the {len(pairs.files)} files of the pair list, "
+            f"got an array of shape {embeddings.shape}"
+        )
+    check_embeddings(embeddings, pairs.files)
+    return metrics.pair_similarities(l2_normalize(embeddings), pairs.left, pairs.right)
 
 
 def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The identities of a pair list, and the number of each pair's left and right one (n,).
+    """Return the identities of a pair list, and the index of each pair's left and right one (n,).
 
     The identity is the first folder of a name. Where no name has a folder (the anonymous images
     of a blind test, with labels), target pairs join the images of one person, who goes by the
@@ -67,115 +79,111 @@ def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
     of_file = pairs.file_identities()
     if pairs.labels is not None and not any("/" in name for name in pairs.files):
         of_file = [pairs.files[k] for k in pairs.joined_files()]
-    names, number = np.unique(of_file, return_inverse=True)
-    return names.tolist(), number[pairs.left], number[pairs.right]
+    names, index = np.unique(of_file, return_inverse=True)
+    return names.tolist(), index[pairs.left], index[pairs.right]
 
 
 @dataclass
-class VerificationReport:
-    """What one system reaches on one labelled pair list. Build it with `from_scores`.
+class IdentityErrors:
+    """Errors by identity: who is hard. All arrays (identities,).
 
-    eer, reference_eer and their bounds are in percent; auc, the values of tar_at_far and min_dcf
-    are fractions. eer_low to eer_high is the interval that resamples identities, the one to
-    quote; eer_pair_low to eer_pair_high resamples pairs and is there for comparison. Both are
-    None without a bootstrap. draws are the EERs (bootstrap,) of the draws of identities.
-    hardest_targets and hardest_imposters are pair numbers, hardest first.
+    names: the identities. targets, imposters: how many pairs have a photo of theirs. eer:
+    percent, over those pairs alone (NaN when one kind is missing).
     """
 
-    name: str
-    eer: float
-    eer_low: float | None
-    eer_high: float | None
-    eer_pair_low: float | None
-    eer_pair_high: float | None
-    reference_eer: float
-    threshold: float
-    auc: float
-    tar_at_far: dict[float, float]
-    threshold_at_far: dict[float, float]
-    min_dcf: float
-    targets: int
-    imposters: int
-    images: int
-    bootstrap: int
-    level: float
-    hardest_targets: np.ndarray = field(repr=False)
-    hardest_imposters: np.ndarray = field(repr=False)
-    identities: IdentityErrors = field(repr=False)
-    scores: np.ndarray = field(repr=False)
-    pairs: PairList = field(repr=False)
-    draws: np.ndarray | None = field(repr=False)
-    seed: int = 0
+    names: list[str]
+    targets: np.ndarray
+    imposters: np.ndarray
+    eer: np.ndarray
 
     @classmethod
-    def from_scores(
-        cls,
-        scores: np.ndarray,
-        pairs: PairList,
-        *,
-        name: str = "system",
-        bootstrap: int = 1000,
-        level: float = 0.95,
-        seed: int = 0,
-    ) -> "VerificationReport":
-        """Measure scores (n,) of a labelled list; `bootstrap` draws per interval, 0 for none.
+    def from_scores(cls, scores: np.ndarray, pairs: PairList) -> "IdentityErrors":
+        """Measure each identity of a labelled list."""
+        names, left, right = identities_of(pairs)
+        # A pair belongs to both its identities, but only once where they are the same.
+        two = np.flatnonzero(left != right)
+        who, pair = np.concatenate([left, right[two]]), np.append(np.arange(len(pairs)), two)
+        target = pairs.labels[pair] == 1
+        targets = np.bincount(who[target], minlength=len(names))
+        imposters = np.bincount(who[~target], minlength=len(names))
+        by_identity = np.split(
+            pair[np.argsort(who, kind="stable")], np.cumsum(targets + imposters)[:-1]
+        )
+        eers = np.full(len(names), np.nan)
+        for k in np.flatnonzero((targets > 0) & (imposters > 0)):
+            eers[k] = metrics.eer(scores[by_identity[k]], pairs.labels[by_identity[k]])
+        return cls(names, targets, imposters, eers)
 
-        The identity of an image is the first folder of its name.
-        """
+    def hardest(self, count: int = 20) -> np.ndarray:
+        """Return the indices of the identities with the highest EER, hardest first."""
+        ranked = np.argsort(-self.eer, kind="stable")  # NaN comes last
+        return ranked[~np.isnan(self.eer[ranked])][:count]
+
+
+class VerificationReport:
+    """What one system reaches on one labelled pair list.
+
+    Attributes:
+        name, scores (n,), pairs, bootstrap, level, seed: as given.
+        eer, voxceleb_eer: in percent. threshold: of the EER.
+        eer_low, eer_high: the interval of the EER that resamples identities, the one to quote.
+        eer_pair_low, eer_pair_high: the one that resamples pairs, for comparison.
+        draws: the EERs (bootstrap,) of the draws of identities. Without a bootstrap it is None,
+            as the four bounds are.
+        auc, min_dcf: fractions. tar_at_far, threshold_at_far: by false-accept rate.
+        targets, imposters, images: how many there are.
+        identities: the `IdentityErrors`.
+        hardest_targets, hardest_imposters: indices of pairs, hardest first.
+    """
+
+    def __init__(self, scores, pairs: PairList, name="system", bootstrap=1000, level=0.95, seed=0):
         if pairs.labels is None:
             raise UserError("this pair list is blind: a report needs labels")
         scores, target = metrics.check_scores(scores, pairs.labels)
         labels = pairs.labels
-        low = high = pair_low = pair_high = draws = None
-        if bootstrap:
-            people = identities_of(pairs)[1:]
-            options = {"samples": bootstrap, "seed": seed}
-            draws = metrics.bootstrap(scores, labels, *people, **options)
-            low, high = metrics.bootstrap_ci(scores, labels, *people, level=level, draws=draws)
-            pair_low, pair_high = metrics.bootstrap_ci(scores, labels, level=level, **options)
-        threshold = metrics.eer_threshold(scores, labels)
+        self.name, self.scores, self.pairs = name, scores, pairs
+        self.bootstrap, self.level, self.seed = bootstrap, level, seed
+        self.eer = metrics.eer(scores, labels)
+        self.threshold = metrics.eer_threshold(scores, labels)
+        self.voxceleb_eer = metrics.voxceleb_eer(scores, labels)
+        self.auc = metrics.auc(scores, labels)
+        self.min_dcf = metrics.min_dcf(scores, labels)
+        self.tar_at_far = dict(zip(FARS, metrics.tar_at_far(scores, labels, FARS).tolist()))
+        self.threshold_at_far = {f: metrics.threshold_at_far(scores, labels, f) for f in FARS}
+        self.targets, self.imposters = int(target.sum()), int((~target).sum())
+        self.images = len(pairs.files)
+        self.identities = IdentityErrors.from_scores(scores, pairs)
         rising = np.argsort(scores, kind="stable")
         falling = rising[::-1]
-        return cls(
-            name=name,
-            eer=metrics.eer(scores, labels),
-            eer_low=low,
-            eer_high=high,
-            eer_pair_low=pair_low,
-            eer_pair_high=pair_high,
-            reference_eer=metrics.reference_eer(scores, labels),
-            threshold=threshold,
-            auc=metrics.auc(scores, labels),
-            tar_at_far=dict(zip(FARS, metrics.tar_at_far(scores, labels, FARS).tolist())),
-            threshold_at_far={f: metrics.threshold_at_far(scores, labels, f) for f in FARS},
-            min_dcf=metrics.min_dcf(scores, labels),
-            targets=int(target.sum()),
-            imposters=int((~target).sum()),
-            images=len(pairs.files),
-            bootstrap=bootstrap,
-            level=level,
-            hardest_targets=rising[target[rising]][:HARDEST],
-            hardest_imposters=falling[~target[falling]][:HARDEST],
-            identities=IdentityErrors.from_scores(scores, pairs, threshold),
-            scores=scores,
-            pairs=pairs,
-            draws=draws,
-            seed=seed,
-        )
+        self.hardest_targets = rising[target[rising]][:MAX_HARDEST]
+        self.hardest_imposters = falling[~target[falling]][:MAX_HARDEST]
+        self.draws = self.eer_low = self.eer_high = self.eer_pair_low = self.eer_pair_high = None
+        if bootstrap:
+            who, drawn = identities_of(pairs)[1:], {"samples": bootstrap, "seed": seed}
+            self.draws = metrics.bootstrap(scores, labels, *who, **drawn)
+            self.eer_low, self.eer_high = metrics.bootstrap_ci(
+                scores, labels, *who, level=level, draws=self.draws
+            )
+            self.eer_pair_low, self.eer_pair_high = metrics.bootstrap_ci(
+                scores, labels, level=level, **drawn
+            )
+
+    @classmethod
+    def from_scores(cls, scores: np.ndarray, pairs: PairList, **options) -> "VerificationReport":
+        """Measure scores (n,) of a labelled list; `bootstrap` draws per interval, 0 for none."""
+        return cls(scores, pairs, **options)
 
     def to_dict(self) -> dict:
-        """The numbers, ready for JSON."""
-        hard = self.identities.hardest(10)
+        """Return the numbers, ready for JSON."""
+        drawn, errors = self.draws is not None, self.identities
         return {
             "name": self.name,
             "eer": self.eer,
-            "eer_interval": None if self.eer_low is None else [self.eer_low, self.eer_high],
-            "eer_interval_by_pairs": (
-                None if self.eer_pair_low is None else [self.eer_pair_low, self.eer_pair_high]
-            ),
+            "eer_interval": [self.eer_low, self.eer_high] if drawn else None,
+            "eer_interval_by_pairs": [self.eer_pair_low, self.eer_pair_high] if drawn else None,
             "interval_level": self.level,
             "bootstrap_draws": self.bootstrap,
-            "reference_eer": self.reference_eer,
+            "reference_eer": self.voxceleb_eer,
             "threshold": self.threshold,
             "auc": self.auc,
             "tar_at_far": {f"{far:g}": tar for far, tar in self.tar_at_far.items()},
@@ -184,41 +192,34 @@ class VerificationReport:
             "target_pairs": self.targets,
             "imposter_pairs": self.imposters,
             "images": self.images,
-            "identities": len(self.identities.names),
+            "identities": len(errors.names),
             "hardest_identities": {
-                self.identities.names[k]: float(self.identities.eer[k]) for k in hard
+                errors.names[k]: float(errors.eer[k]) for k in errors.hardest(10)
             },
         }
 
-    def identity_numbers(self) -> tuple[np.ndarray, np.ndarray]:
-        """The identity of each pair's left and right image, int64 (n,) each."""
-        return identities_of(self.pairs)[1:]
-
-    def interval_text(self) -> str:
-        """`3.1 to 4.9`, the interval of the EER in percent; a dash without a bootstrap."""
-        return "–" if self.eer_low is None else f"{self.eer_low:.2f} to {self.eer_high:.2f}"
+    def interval_text(self, by_pairs: bool = False) -> str:
+        """Return `3.10 to 4.90`, the interval of the EER in percent; a dash without a bootstrap."""
+        low, high = self.eer_low, self.eer_high
+        if by_pairs:
+            low, high = self.eer_pair_low, self.eer_pair_high
+        return "–" if low is None else f"{low:.2f} to {high:.2f}"
 
     def summary(self) -> str:
-        """A few lines for people."""
+        """Return a few lines for people."""
         rates = ", ".join(f"{tar:.1%} at {far:.1%}" for far, tar in self.tar_at_far.items())
-        interval = (
-            "" if self.eer_low is None else f" ({self.level:.0%} interval {self.interval_text()})"
-        )
+        interval = f" ({self.level:.0%} interval {self.interval_text()})" if self.bootstrap else ""
         return (
             f"{self.name}: EER {self.eer:.2f} %{interval} at threshold {self.threshold:.3f}\n"
             f"  {self.targets:,} target and {self.imposters:,} imposter pairs, "
             f"{self.images:,} images of {len(self.identities.names):,} identities\n"
             f"  true accepts at a false-accept rate: {rates}\n"
             f"  AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}, "
-            f"reference trainer's EER {self.reference_eer:.2f} %"
+            f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %"
         )
 
     def save(self, folder: str | Path, root: str | Path | None = None) -> dict[str, Path]:
-        """Write summary.json, the figures, report.pdf and report.html; see `save_report`.
-
-        With `root`, the test folder, the hardest pairs are shown as pictures. Returns the files
-        by name. Nothing else in the folder is touched.
-        """
-        from labkit.evaluate.report import save_report  # matplotlib is slow to import
+        """Write the report into a folder; see `save_report`."""
+        from labkit.evaluate.report import save_report
 
         return save_report([self], folder, root=root)
