@@ -1,19 +1,19 @@
 """Places for faces on a plane, and how far such a map can be trusted."""
 
-import numpy as np
+import warnings
 
-from labkit.facemap.umap import umap
-from labkit.gallery import top_k
-from labkit.utils import l2_normalize as normalized
-from labkit.utils import UserError
+import numpy as np
+import torch
+
+from labkit.utils import UserError, l2_normalize, progress
 
 METHODS = ("umap", "tsne", "pca")
-FEWEST_FOR_CURVED = 5
+MIN_FOR_CURVED = 5
 SAMPLE = 2000
 
 
 def layout(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
-    """Places for faces on a plane, so that similar faces lie near each other.
+    """Return places for faces on a plane, so that similar faces lie near each other.
 
     UMAP (McInnes, Healy and Melville 2018), t-SNE (van der Maaten and Hinton 2008) or the first
     two principal components, on cosine distances. The same embeddings and seed give the same map
@@ -33,64 +33,74 @@ def layout(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.nd
     if method not in METHODS:
         raise UserError(f"unknown layout {method!r}; use one of {', '.join(METHODS)}")
     points = _checked(embeddings)
-    if method == "pca" or len(points) < FEWEST_FOR_CURVED:
-        places = _pca(points)
+    if (points == points[0]).all():
+        return np.full((len(points), 2), 0.5, dtype=np.float32)
+    if method == "pca" or len(points) < MIN_FOR_CURVED:
+        from sklearn.decomposition import PCA
+
+        places = PCA(2, svd_solver="covariance_eigh").fit_transform(points)
     elif method == "umap":
-        places = umap(points, _pca(points), seed)
+        places = _umap(points, seed)
     else:
-        places = _tsne(points, seed)
-    return _unit_square(places)
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30, (len(points) - 1) / 3)
+        places = TSNE(perplexity=perplexity, metric="cosine", random_state=seed).fit_transform(
+            points
+        )
+    low, high = places.min(axis=0), places.max(axis=0)
+    return ((places - (low + high) / 2) / (high - low).max() + 0.5).clip(0, 1).astype(np.float32)
+
+
+def _umap(points: np.ndarray, seed: int) -> np.ndarray:
+    """Run UMAP on exact neighbours, from the principal components (Kobak and Linderman 2021)."""
+    what = "UMAP (its library first compiles itself, which takes about 20 s)"
+    with progress(total=1, desc=what, unit="map", leave=False) as bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no index to place new points with, no threads
+        from umap import UMAP
+
+        k = min(15, len(points) - 1)
+        others, cosines = nearest(points, points, k - 1, skip_self=True)
+        own = np.arange(len(points))[:, None]
+        distances = np.pad(np.maximum(1 - cosines, 0), ((0, 0), (1, 0)))
+        known = np.concatenate([own, others], axis=1), distances
+        settings = dict(n_neighbors=k, min_dist=0.15, init="pca", metric="cosine")
+        places = UMAP(**settings, random_state=seed, precomputed_knn=known).fit_transform(points)
+        bar.update()
+    return places
+
+
+def nearest(
+    queries: np.ndarray, points: np.ndarray, k: int, *, skip_self: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k most similar points of each query, most similar first.
+
+    Args:
+        queries: float32 (m, d) of length 1.
+        points: float32 (n, d) of length 1.
+        k: below n.
+        skip_self: the queries are the points, and none is its own neighbour.
+
+    Returns:
+        indices int64 (m, k) and cosines float32 (m, k).
+    """
+    rows, found = torch.from_numpy(points), []
+    for start in range(0, len(queries), 1024):
+        cosines = torch.from_numpy(queries[start : start + 1024]) @ rows.T
+        if skip_self:
+            cosines.diagonal(start).fill_(-torch.inf)
+        found.append(cosines.topk(k))
+    cosines, indices = (torch.cat(parts).numpy() for parts in zip(*found))
+    return indices, cosines
 
 
 def _checked(embeddings: np.ndarray) -> np.ndarray:
-    points = normalized(embeddings)
+    points = l2_normalize(np.atleast_2d(embeddings))
     if not len(points):
         raise UserError("no faces to put on a map")
     if not np.isfinite(points).all():
         raise UserError("an embedding holds a value that is not finite; embed the faces again")
     return points
-
-
-def _pca(points: np.ndarray, dimensions: int = 2) -> np.ndarray:
-    """Principal components, each turned so that its largest entry is positive."""
-    centred = points - points.mean(axis=0)
-    if len(points) > points.shape[1]:
-        _, axes = np.linalg.eigh(centred.T @ centred)
-        scores = centred @ axes[:, ::-1][:, :dimensions]
-    else:
-        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-        scores = (left * sizes)[:, :dimensions]
-    if scores.shape[1] < dimensions:
-        scores = np.pad(scores, ((0, 0), (0, dimensions - scores.shape[1])))
-    largest = scores[np.abs(scores).argmax(axis=0), np.arange(dimensions)]
-    return scores * np.where(largest < 0, -1, 1)
-
-
-def _tsne(points: np.ndarray, seed: int) -> np.ndarray:
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    start = _pca(points)
-    start = (1e-4 * start / max(float(start[:, 0].std()), 1e-9)).astype(np.float32)
-    reducer = TSNE(
-        perplexity=min(30.0, (len(points) - 1) / 3),
-        metric="cosine",
-        init=start,
-        learning_rate="auto",
-        random_state=seed,
-        n_jobs=-1,
-    )
-    # with few faces, threads wait for each other longer than they work
-    with threadpool_limits(1 if len(points) < 5000 else None, user_api="openmp"):
-        return reducer.fit_transform(points)
-
-
-def _unit_square(places: np.ndarray) -> np.ndarray:
-    low, high = places.min(axis=0), places.max(axis=0)
-    span = float((high - low).max())
-    if span <= 0 or not np.isfinite(span):
-        return np.full(places.shape, 0.5, dtype=np.float32)
-    return ((places - (low + high) / 2) / span + 0.5).clip(0, 1).astype(np.float32)
 
 
 def faithfulness(
@@ -101,9 +111,9 @@ def faithfulness(
     *,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How far a map can be trusted, from the k nearest neighbours of each face.
+    """Return how far a map can be trusted, from the k nearest neighbours of each face.
 
-    Above 2,000 faces the means are over a random 2,000 of them, each against all.
+    Above 2,000 faces the numbers are those of a random 2,000.
 
     Args:
         embeddings: (n, d).
@@ -118,63 +128,46 @@ def faithfulness(
         neighbours on the map that are the same person, of as many as there can be), and `k`.
         With fewer than four faces all are 1.
     """
-    points, xy = _checked(embeddings), np.asarray(xy, dtype=np.float64)
+    from sklearn.manifold import trustworthiness
+    from sklearn.neighbors import NearestNeighbors
+
+    points = _checked(embeddings)
     count = len(points)
     k = min(k, (count - 1) // 2)
     names = ["trustworthiness", "neighbours_kept"] + ["identity_purity"] * (labels is not None)
     if k < 1:
         return {**dict.fromkeys(names, 1.0), "k": 0}
-    rows = np.arange(count)
+    faces = np.arange(count)
     if count > SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(count, SAMPLE, replace=False))
-    penalty, kept, pure = 0.0, 0.0, []
-    for start in range(0, len(rows), 256):
-        part = rows[start : start + 256]
-        own = np.arange(len(part))
-        alike = points[part] @ points.T
-        flat = sum((xy[part, None, axis] - xy[None, :, axis]) ** 2 for axis in (0, 1))
-        alike[own, part], flat[own, part] = -np.inf, np.inf
-        on_map = np.argpartition(flat, k - 1, axis=1)[:, :k]
-        ranks = [1 + (alike > alike[own, face, None]).sum(axis=1) for face in on_map.T]
-        found = np.stack(ranks, axis=1)
-        penalty += np.maximum(found - k, 0).sum()
-        kept += (found <= k).sum()
-        if labels is not None:
-            pure.append(_purity(np.asarray(labels), part, on_map))
-    size = len(rows)
-    worst = size * k * (2 * count - 3 * k - 1) / 2
-    result = {"trustworthiness": 1 - penalty / worst, "neighbours_kept": kept / (size * k)}
+        faces = np.sort(np.random.default_rng(seed).choice(count, SAMPLE, replace=False))
+    trust = trustworthiness(points[faces], xy[faces], n_neighbors=k, metric="cosine")
+    on_map = NearestNeighbors(n_neighbors=k).fit(xy).kneighbors(return_distance=False)[faces]
+    true = nearest(points[faces], points, k + 1)[0][:, 1:]  # the first is the face itself
+    result = [trust, (on_map[:, :, None] == true[:, None]).any(axis=2).mean()]
     if labels is not None:
-        shares = np.concatenate(pure)
-        result["identity_purity"] = float(np.nanmean(shares)) if np.isfinite(shares).any() else 1.0
-    return {**{name: float(value) for name, value in result.items()}, "k": k}
-
-
-def _purity(labels: np.ndarray, part: np.ndarray, on_map: np.ndarray) -> np.ndarray:
-    """Per face the share of same-person neighbours of as many as possible; NaN when alone."""
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    same = (codes[on_map] == codes[part][:, None]).sum(axis=1)
-    possible = np.minimum(counts[codes[part]] - 1, on_map.shape[1])
-    return np.where(possible > 0, same / np.maximum(possible, 1), np.nan)
+        _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        same = (codes[on_map] == codes[faces][:, None]).sum(axis=1)
+        possible = np.minimum(counts[codes[faces]] - 1, k)
+        some = possible > 0
+        result.append((same[some] / possible[some]).mean() if some.any() else 1)
+    return {**dict(zip(names, map(float, result))), "k": k}
 
 
 def place(
     embeddings_new: np.ndarray, embeddings: np.ndarray, xy: np.ndarray, k: int = 5
 ) -> np.ndarray:
-    """Where new photos belong on a map that is already there.
+    """Return where new photos belong on a map that is already there, float32 (m, 2).
 
-    The mean of the places of the k most similar faces, weighted by exp(similarity / 0.05), so
-    that a face that is on the map already lies close to its own place.
+    It is the mean of the places of the k most similar faces, weighted by exp(similarity / 0.05),
+    so that a face that is on the map already lies close to its own place.
 
     Args:
         embeddings_new: (m, d), or one embedding (d,).
         embeddings: of the faces on the map (n, d).
         xy: their places (n, 2).
-
-    Returns:
-        float32 (m, 2).
     """
-    numbers, similarities = top_k(_checked(embeddings_new), _checked(embeddings), k)
+    points = _checked(embeddings)
+    indices, similarities = nearest(_checked(embeddings_new), points, min(k, len(points)))
     weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / 0.05)
     weights /= weights.sum(axis=1, keepdims=True)
-    return np.einsum("mk,mkc->mc", weights, np.asarray(xy)[numbers]).astype(np.float32)
+    return np.einsum("mk,mkc->mc", weights, np.asarray(xy)[indices]).astype(np.float32)

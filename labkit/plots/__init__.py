@@ -10,9 +10,10 @@ from labkit.plots.curves import (
     read_training_log,
     roc_curve,
     score_histogram,
+    show_curves,
     training_curves,
 )
-from labkit.plots.sheets import face_sheet, image_grid, pair_sheet, thumbnail
+from labkit.plots.sheets import face_sheet, image_grid, lookalike_sheet, pair_sheet, thumbnail
 from labkit.plots.style import LabFigure
 
 __all__ = [
@@ -21,11 +22,13 @@ __all__ = [
     "face_sheet",
     "identity_eer",
     "image_grid",
+    "lookalike_sheet",
     "margin_figure",
     "pair_sheet",
     "read_training_log",
     "roc_curve",
     "score_histogram",
+    "show_curves",
     "thumbnail",
     "training_curves",
 ]

@@ -1,49 +1,38 @@
-"""What all figures share: a figure type that notebooks show, a palette, safe text."""
+"""What all figures share: a figure that notebooks show, colours, text that the fonts can show."""
 
 import functools
 import io
 import unicodedata
 
 import matplotlib
+from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with any kind of colour vision.
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#222222", "#8A8A8A"
-PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-LINES = ("-", "--", "-.", ":")
-TARGET, IMPOSTER = BLUE, ORANGE
-
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+TARGET, IMPOSTER, BLACK, GREY = PALETTE[0], PALETTE[4], PALETTE[6], "#8A8A8A"
+DPI = 110
 HANGUL_FONTS = (
-    "Noto Sans KR",
-    "Noto Sans CJK KR",
-    "NanumGothic",
-    "Malgun Gothic",
-    "Apple SD Gothic Neo",
-    "UnDotum",
+    *("Noto Sans KR", "Noto Sans CJK KR", "Noto Sans CJK JP", "NanumGothic"),
+    *("Malgun Gothic", "Apple SD Gothic Neo", "UnDotum"),
 )
 STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 12,
+    "font.size": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 11,
-    "axes.edgecolor": "#444444",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(linestyle=("-", "--", "-.", ":")) * cycler(color=PALETTE),
     "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.8,
+    "image.interpolation": "antialiased",
     "lines.linewidth": 2.0,
     "legend.frameon": False,
-    "legend.fontsize": 10,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a `$` in a person's name is no formula
 }
-DPI = 110
 
 
 class LabFigure(Figure):
@@ -56,8 +45,10 @@ class LabFigure(Figure):
 
 
 def new_figure(width: float, height: float) -> LabFigure:
-    """An empty white figure, in inches, laid out so that nothing overlaps."""
-    return LabFigure(figsize=(width, height), layout="constrained", facecolor="white")
+    """Return an empty white figure, in inches, laid out so that nothing overlaps."""
+    figure = LabFigure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    return figure
 
 
 def styled(draw):
@@ -65,52 +56,33 @@ def styled(draw):
 
     @functools.wraps(draw)
     def inside(*args, **kwargs):
-        with matplotlib.rc_context({**STYLE, "font.family": list(_families())}):
+        with matplotlib.rc_context({**STYLE, "font.family": fonts()}):
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()  # ticks are made and places found now, in this style
-            figure.set_layout_engine("none")
+            figure.draw_without_rendering()  # ticks are made now, in this style
             return figure
 
     return inside
 
 
 @functools.cache
-def _families() -> tuple[str, ...]:
+def fonts() -> list[str]:
+    """Return matplotlib's own font and the first installed one that has Hangul, if any."""
     installed = set(font_manager.get_font_names())
-    return ("DejaVu Sans", *(name for name in HANGUL_FONTS if name in installed))
+    return ["DejaVu Sans", *[name for name in HANGUL_FONTS if name in installed][:1]]
 
 
-def colour(i: int) -> str:
-    return PALETTE[i % len(PALETTE)]
-
-
-def line(i: int) -> str:
-    return LINES[i % len(LINES)]
-
-
-def text(value: object, length: int | None = None) -> str:
-    """A name as the fonts here can show it, without line breaks, shortened in the middle.
+def text(value: object, length: int = 100) -> str:
+    """Return a name as the fonts here can show it, without line breaks, shortened in the middle.
 
     Without a Korean font, Hangul is spelt in Latin letters; other unknown signs become `?`.
     """
-    shown = unicodedata.normalize("NFC", str(value))
-    if len(_families()) == 1:
-        shown = "".join(_latin(sign) for sign in shown)
-    shown = "".join(sign if sign.isprintable() else "?" for sign in shown)
-    if length is not None and len(shown) > length:
-        tail = (length - 1) // 2
-        shown = shown[: length - 1 - tail] + "…" + (shown[-tail:] if tail else "")
-    return shown
+    shown = "".join(map(_drawable, unicodedata.normalize("NFC", str(value))))
+    tail = (length - 1) // 2
+    return shown if len(shown) <= length else f"{shown[: length - 1 - tail]}…{shown[-tail:]}"
 
 
-INITIALS = "g kk n d tt r m b pp s ss . j jj ch k t p h".replace(".", "").split(" ")
-VOWELS = "a ae ya yae eo e yeo ye o wa wae oe yo u wo we wi yu eu ui i".split(" ")
-FINALS = "- k k k n n n t l k m l l l p l m p p t t ng t t k t p t".replace("-", "").split(" ")
-
-
-def _latin(sign: str) -> str:
-    """One sign in Latin letters: Hangul syllable by syllable (Revised Romanization)."""
-    code = ord(sign) - 0xAC00
-    if 0 <= code < 11172:
-        return INITIALS[code // 588] + VOWELS[code % 588 // 28] + FINALS[code % 28]
-    return sign if ord(sign) < 0x0590 or sign in "–—…•°≥≤±" else "?"
+def _drawable(sign: str) -> str:
+    if sign.isprintable() and (ord(sign) < 0x0590 or sign in "–—…•°≥≤±" or len(fonts()) > 1):
+        return sign
+    name = unicodedata.name(sign, "")
+    return name.removeprefix("HANGUL SYLLABLE ").lower() if name.startswith("HANGUL S") else "?"
