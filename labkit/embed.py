@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from labkit.checkpoint import WeightsInfo, load_weights
 from labkit.data import centre_crop, decode_image
-from labkit.devices import best_device, memory_format, memory_kept, mixed_precision
+from labkit.devices import best_device, keep_freed_memory, memory_format, mixed_precision
 from labkit.models import InputSpec, normalize
 from labkit.utils import UserError, map_ahead, progress
 
@@ -89,7 +89,8 @@ class Embedder:
         Raises UserError that names a file that cannot be read, or whose embedding is not usable.
         """
         bar = progress(total=len(paths), desc=desc, unit="image", quiet=self.quiet)
-        with memory_kept(self.device), ThreadPoolExecutor(min(8, cpu_count())) as threads, bar:
+        keep_freed_memory(self.device)
+        with ThreadPoolExecutor(min(8, cpu_count())) as threads, bar:
             pixels = map_ahead(threads, self._file_pixels, paths, 4 * self.batch_size)
             rows = self._embed(pixels, bar.update)
         check_embeddings(rows, paths)

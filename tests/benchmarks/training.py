@@ -1,4 +1,4 @@
-"""Training against the reference trainer, side by side in one run.
+"""Training against the VoxCeleb trainer, side by side in one run.
 
     labkit synth --out /tmp/faces --identities 220 --images 12 --size 256
     python tests/benchmarks/training.py --reference /tmp/face_recognition --faces /tmp/faces
@@ -34,19 +34,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from labkit.optim import build_optimizer
-from labkit.train.step import TrainingStep, gradient_of
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from labkit.config import TrainConfig
-from labkit.data import FaceFolder, PairList, close_loader, make_pairs, train_loader
-from labkit.devices import make_accelerator, memory_kept, mixed_precision
+from labkit.data import (
+    FaceFolder,
+    PairList,
+    TrainingBatch,
+    close_loader,
+    make_pairs,
+    train_loader,
+)
+from labkit.devices import keep_freed_memory, make_accelerator, mixed_precision
 from labkit.embed import Embedder
 from labkit.evaluate import score_pairs
 from labkit.losses import build_loss
 from labkit.metrics import eer
-from labkit.models import InputSpec, build_model, describe
-from labkit.train import fit
+from labkit.models import InputSpec, build_model
+from labkit.train import fit, train_step
 
 LOSS = dict(margin=0.1, scale=30.0)
 CPU = torch.device("cpu")
@@ -54,7 +60,7 @@ LOADER_BATCH = 20
 
 
 class Reference:
-    """The reference trainer, from a copy without its CUDA calls."""
+    """The VoxCeleb trainer, from a copy without its CUDA calls."""
 
     def __init__(self, checkout: Path, copy: Path):
         shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "exps"))
@@ -94,7 +100,7 @@ class Reference:
 
 
 class SameBatch(list):
-    """A loader for the reference trainer that gives one batch again and again."""
+    """A loader for the VoxCeleb trainer that gives one batch again and again."""
 
     def __init__(self, data, labels, times: int):
         super().__init__([(data, labels)] * times)
@@ -164,18 +170,13 @@ class Measurements:
 
     def step_ours(self, *, mixed: bool = False, compiled: bool = False) -> float:
         """Steps on one random batch, as `fit` takes them."""
-        optimizer, gradient = our_step("amsoftmax", self.batch, self.size, mixed, compiled)
-        images = torch.randint(0, 256, (self.batch, 1, self.size, self.size, 3), dtype=torch.uint8)
-        images, labels = images.permute(0, 1, 4, 2, 3), torch.arange(self.batch)
+        step = our_step("amsoftmax", self.batch, 1, self.size, mixed, compiled)
 
         def one() -> int:
-            optimizer.zero_grad(set_to_none=True)
-            gradient(images, labels)
-            optimizer.step()
+            step()
             return self.batch
 
-        with memory_kept(CPU):
-            return best_rate(one, self.args.steps)
+        return best_rate(one, self.args.steps)
 
     def step_ours_mixed(self) -> float:
         return self.step_ours(mixed=True)
@@ -268,25 +269,26 @@ class Measurements:
     def memory(self) -> float:
         """Peak memory of one step of angular prototypical with `people` × 2 images, in chunks."""
         people, at_once = self.args.people, self.args.images_at_once
-        optimizer, gradient = our_step("angproto", people, self.size, True, False, at_once)
+        step = our_step("angproto", people, 2, self.size, True, False, at_once)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        images = torch.randint(0, 256, (people, 2, self.size, self.size, 3), dtype=torch.uint8)
-        with memory_kept(CPU):
-            gradient(images.permute(0, 1, 4, 2, 3), torch.arange(people))
-            optimizer.step()
+        step()
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
 
 
-def our_step(loss: str, classes: int, size: int, mixed: bool, compiled: bool, at_once=None):
-    """Optimizer and gradient of a run with ThinResNet34, as `fit` builds them."""
+def our_step(loss: str, people: int, per_class: int, size: int, mixed, compiled, at_once=None):
+    """A function that takes one step with ThinResNet34 on a random batch, as `fit` does."""
     torch.manual_seed(0)
+    keep_freed_memory(CPU)
     accelerator = make_accelerator("cpu", mixed=mixed)
     network = build_model("ThinResNet34", 512).to(memory_format=torch.channels_last)
-    objective = build_loss(loss, embedding_size=512, num_classes=classes, **LOSS)
-    module = TrainingStep(network, objective, InputSpec(size), compiled)
-    optimizer = build_optimizer("adam", module, lr=0.001)
-    trained, optimizer = accelerator.prepare(module, optimizer)
-    return optimizer, gradient_of(trained, module, accelerator, at_once)
+    objective = build_loss(loss, embedding_size=512, num_classes=people, **LOSS)
+    parameters = [*network.parameters(), *objective.parameters()]
+    optimizer = accelerator.prepare(torch.optim.Adam(parameters, lr=0.001, fused=True))
+    network = torch.compile(network) if compiled else network
+    images = torch.randint(0, 256, (people, per_class, size, size, 3), dtype=torch.uint8)
+    batch = TrainingBatch(images.permute(0, 1, 4, 2, 3), torch.arange(people), [], None)
+    spec = InputSpec(size)
+    return lambda: train_step(network, objective, batch, optimizer, accelerator, spec, at_once)
 
 
 def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
@@ -333,8 +335,10 @@ def compare(args: argparse.Namespace) -> None:
     print(f"{torch.get_num_threads()} threads, bf16 here: {low == 'bf16'}")
     if "loader" in parts:
         in_turn("loader", args.rounds, both("loader"))
-    # Forward one, backward two products for each multiply-add of the network.
-    work = 6 * sum(row.multiply_adds for row in describe(build_model("ThinResNet34"), args.size))
+    # Forward one product for each multiply-add of the network, backward two.
+    with FlopCounterMode(display=False) as counter:
+        build_model("ThinResNet34")(torch.zeros(2, 3, args.size, args.size))
+    work = 3 * counter.get_total_flops() / 2
     for batch in map(int, args.batches.split(",")):
         if "step" in parts:
             names = {"reference": "step_reference", "ours, fp32": "step_ours"}
