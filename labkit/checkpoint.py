@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Iterator
@@ -31,26 +30,11 @@ from labkit.utils import (
     write_csv,
 )
 
-METRIC_COLUMNS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "val_eer",
-    "images_per_second",
-    "seconds",
-)
+METRIC_COLUMNS = "epoch step lr train_loss train_accuracy val_eer images_per_second seconds".split()
 # Settings that a run may be resumed with in another value: they do not change what was learned.
-_FREE_SETTINGS = {
-    "run_dir",
-    "max_epoch",
-    "workers",
-    "device",
-    "checkpoint_minutes",
-    "compile",
-    "tensorboard",
-}
+_FREE_SETTINGS = set(
+    "run_dir max_epoch workers device checkpoint_minutes compile tensorboard".split()
+)
 
 
 @dataclass(frozen=True)
@@ -135,34 +119,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict | None]
     return tensors, None if about is None else json.loads(about)
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """Which tensors of a file were loaded, and which were not and why."""
-
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
-
-    def summary(self) -> str:
-        """Return one line for people."""
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        for kind, names in (
-            ("not in the file", self.missing),
-            ("not in the network", self.unexpected),
-            ("of another shape", self.mismatched),
-        ):
-            if names:
-                more = ", …" if len(names) > 3 else ""
-                parts.append(f"{len(names)} {kind} ({', '.join(names[:3])}{more})")
-        return "; ".join(parts)
-
-
-def load_initial_weights(model: nn.Module, path: str | Path) -> LoadReport:
+def load_initial_weights(model: nn.Module, path: str | Path) -> str:
     """Start `model` from a weights file of ours or a checkpoint of the VoxCeleb trainer.
 
-    Tensors whose name and shape fit are loaded; the report names the others. Raises UserError
-    when fewer than half of the network's tensors fit: it is another model's file.
+    Tensors whose name and shape fit are loaded; the returned line names the others. Raises
+    UserError when fewer than half of the network's tensors fit: it is another model's file.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -171,19 +132,21 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> LoadReport:
         state = load_voxceleb_model(path).state_dict()
     own = model.state_dict()
     fits = [name for name in own if name in state and state[name].shape == own[name].shape]
-    report = LoadReport(
-        loaded=tuple(fits),
-        missing=tuple(name for name in own if name not in state),
-        unexpected=tuple(name for name in state if name not in own),
-        mismatched=tuple(name for name in own if name in state and name not in fits),
-    )
     if 2 * len(fits) < len(own):
         raise UserError(
             f"{path} is a checkpoint of another model: only {len(fits)} of "
             f"{len(own)} tensors of this network are in it"
         )
     model.load_state_dict({name: state[name] for name in fits}, strict=False)
-    return report
+    line = f"{len(fits)} tensors loaded"
+    for kind, names in (
+        ("not in the file", [name for name in own if name not in state]),
+        ("not in the network", [name for name in state if name not in own]),
+        ("of another shape", [name for name in own if name in state and name not in fits]),
+    ):
+        if names:
+            line += f"; {len(names)} {kind} ({', '.join(names[:3])}{', …' if names[3:] else ''})"
+    return line
 
 
 def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.Module:
@@ -191,7 +154,7 @@ def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.M
 
     Such a file is a PyTorch state dict whose keys begin with `__S__.` (the network) and `__L__.`
     (the loss, left aside here). Only tensors are read from it, and nothing in it runs.
-    model_name: the network's name; None to find the built-in one whose layers fit.
+    model_name: the network's name; None to find the one whose layers fit.
 
     Raises UserError when the file is missing, is no checkpoint, would run code when loaded, or
     holds another network.
@@ -199,16 +162,14 @@ def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.M
     weights = _voxceleb_weights(Path(path))
     if "fc.weight" not in weights or weights["fc.weight"].ndim != 2:
         raise UserError(f"{path}: the network has no layer fc, so it is none of this kit's")
-    embedding_size = len(weights["fc.weight"])
-    found = {name: value.shape for name, value in weights.items()}
-    names = MODELS.names()
-    for name in [MODELS.canonical(model_name)] if model_name else names:
+    names = [MODELS.canonical(model_name)] if model_name else MODELS.names()
+    for name in names:
         with torch.device("meta"):
-            wanted = build_model(name, embedding_size).state_dict()
-        differing = {(key, value.shape) for key, value in wanted.items()} ^ set(found.items())
+            model = build_model(name, len(weights["fc.weight"]))
+        wanted = {(key, value.shape) for key, value in model.state_dict().items()}
+        differing = wanted ^ {(key, value.shape) for key, value in weights.items()}
         if not differing:
-            model = build_model(name, embedding_size)
-            model.load_state_dict(weights)
+            model.load_state_dict(weights, assign=True)
             return model.eval()
     if model_name is None:
         raise UserError(f"{path}: fits none of {', '.join(names)}")
@@ -226,8 +187,7 @@ def _voxceleb_weights(path: Path) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {reason(error)}") from None
     except Exception as error:  # what a damaged file makes torch.load raise has no common class
-        words = "GLOBAL|unrecognized function|allowlisted"
-        if isinstance(error, pickle.UnpicklingError) and re.search(words, str(error)):
+        if re.search("GLOBAL|unrecognized function|allowlisted", str(error)):
             raise UserError(
                 f"{path}: refused, because it holds more than weights and loading it could run"
                 " code; save the state dict alone"

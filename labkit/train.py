@@ -153,7 +153,7 @@ def fit(
         network = build_model(config.model, config.embedding_size)
         if config.initial_weights and not saved:
             report = load_initial_weights(network, config.initial_weights)
-            accelerator.print(f"{config.initial_weights}: {report.summary()}")
+            accelerator.print(f"{config.initial_weights}: {report}")
         loss = build_and_check_loss(config, len(faces.identities))
         unused = check_network_and_loss(network, loss, spec, config) or config.freeze_epochs > 0
         network.to(device, memory_format=memory_format(device))

@@ -57,9 +57,7 @@ def test_a_file_that_is_no_weights_file_is_one_clear_line(weights, tmp_path, dam
 def test_a_partial_load_is_reported(weights):
     path, _ = weights
     report = load_initial_weights(build_model("ThinResNet34", 32), path)
-    assert report.mismatched == ("fc.weight", "fc.bias")
-    assert not report.missing and not report.unexpected
-    assert "2 of another shape (fc.weight, fc.bias)" in report.summary()
+    assert report.endswith("tensors loaded; 2 of another shape (fc.weight, fc.bias)")
 
 
 def test_weights_of_another_model_are_refused(weights):
