@@ -4,16 +4,15 @@
     embeddings = model(images)          # (n, 3, h, w) float -> (n, 512) float
 
 Embeddings are not normalized to unit length: losses and `Embedder` do that where they need it.
-Every network here takes images of any size from 48 to 224 pixels. Layers carry the names that the
-reference trainer gives them, so that its checkpoints load.
-
-Your own network is a class whose constructor takes `embedding_size`, under
-`@MODELS.register("mine")`.
+Every network here takes images of any size from 48 to 224 pixels. Layers have the names that the
+VoxCeleb trainer gives them, so that its checkpoints load. Your own network is a class under
+`@MODELS.register("mine")` whose constructor takes `embedding_size`.
 """
 
+import copy
 import difflib
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import nn
@@ -25,7 +24,7 @@ from labkit.utils import UserError, short_reason
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network needs of its input; travels with the weights.
+    """The input that a network expects; it travels with the weights.
 
     Attributes:
         image_size: side of the square input, in pixels.
@@ -38,7 +37,7 @@ class InputSpec:
 
 
 def normalize(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
-    """uint8 (n, 3, h, w) to the float32 that a network expects, on the device of `pixels`."""
+    """Turn uint8 (n, 3, h, w) into the float32 that a network expects, on the same device."""
     shape = (1, 3, 1, 1)
     mean = torch.tensor(spec.mean, device=pixels.device).view(shape) * 255
     std = torch.tensor(spec.std, device=pixels.device).view(shape) * 255
@@ -80,11 +79,12 @@ class ThinBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn1(self.relu(self.conv1(x)))
         y = self.se(self.bn2(self.conv2(y)))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(y + self.downsample(x))
 
 
-class ThinResNet(nn.Module):
-    """A residual network with few channels; subclasses say how many blocks and channels.
+@MODELS.register("ThinResNet34")
+class ThinResNet34(nn.Module):
+    """A residual network with few channels: 4,897,776 parameters at 512 outputs.
 
     Stem of 7×7 stride 2 and 3×3 max-pool of stride 2, four stages of `ThinBlock` with strides
     1, 2, 2, 2, global average pool, one linear layer.
@@ -93,8 +93,8 @@ class ThinResNet(nn.Module):
     recognition, 2020 (arXiv:2003.11982), with an image stem.
     """
 
-    blocks: tuple[int, ...]
-    channels: tuple[int, ...]
+    blocks = (2, 3, 3, 3)
+    channels = (48, 96, 128, 256)
 
     def __init__(self, embedding_size: int = 512):
         super().__init__()
@@ -103,8 +103,8 @@ class ThinResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        for i, stage in enumerate(_stages(ThinBlock, self.blocks, self.channels, first_stride=1)):
-            setattr(self, f"layer{i + 1}", stage)
+        stages = _stages(ThinBlock, self.blocks, self.channels, first_stride=1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(self.channels[-1], embedding_size)
         for module in self.modules():
@@ -118,25 +118,16 @@ class ThinResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-@MODELS.register("ThinResNet34")
-class ThinResNet34(ThinResNet):
-    """Blocks [2, 3, 3, 3], channels [48, 96, 128, 256]: 4,897,776 parameters at 512 outputs."""
-
-    blocks = (2, 3, 3, 3)
-    channels = (48, 96, 128, 256)
-
-
 @MODELS.register("ThinResNet50")
-class ThinResNet50(ThinResNet):
-    """Blocks [3, 4, 6, 3], channels [48, 96, 128, 256]: 6,007,746 parameters at 512 outputs."""
+class ThinResNet50(ThinResNet34):
+    """`ThinResNet34` with more blocks: 6,007,746 parameters at 512 outputs."""
 
     blocks = (3, 4, 6, 3)
-    channels = (48, 96, 128, 256)
 
 
 @MODELS.register("ThinResNet50V2")
-class ThinResNet50V2(ThinResNet):
-    """Blocks [3, 4, 6, 3], channels [48, 96, 192, 384]: 12,354,722 parameters at 512 outputs."""
+class ThinResNet50V2(ThinResNet34):
+    """`ThinResNet34` with more blocks and channels: 12,354,722 parameters at 512 outputs."""
 
     blocks = (3, 4, 6, 3)
     channels = (48, 96, 192, 384)
@@ -182,11 +173,12 @@ class IBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         y = self.bn3(self.conv2(y))
-        return y + (x if self.downsample is None else self.downsample(x))
+        return y + self.downsample(x)
 
 
-class IResNet(nn.Module):
-    """ArcFace's improved residual network; subclasses say how many blocks per stage.
+@MODELS.register("IResNet18")
+class IResNet18(nn.Module):
+    """ArcFace's improved residual network.
 
     A 3×3 stem at full resolution, four stages of 64 to 512 channels with stride 2 each, a 7×7 map,
     one linear layer and batch norm of the embedding. The map is 7×7 by itself for images of
@@ -196,15 +188,15 @@ class IResNet(nn.Module):
     Han et al., Deep Pyramidal Residual Networks, 2017 (arXiv:1610.02915).
     """
 
-    blocks: tuple[int, ...]
+    blocks = (2, 2, 2, 2)
 
     def __init__(self, embedding_size: int = 512):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.prelu = nn.PReLU(64)
-        for i, stage in enumerate(_stages(IBlock, self.blocks, (64, 128, 256, 512))):
-            setattr(self, f"layer{i + 1}", stage)
+        stages = _stages(IBlock, self.blocks, (64, 128, 256, 512), first_stride=2)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.bn2 = nn.BatchNorm2d(512)
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.fc = nn.Linear(512 * 7 * 7, embedding_size)
@@ -220,48 +212,33 @@ class IResNet(nn.Module):
         return self.features(self.fc(self.avgpool(self.bn2(x)).flatten(1)))
 
 
-@MODELS.register("IResNet18")
-class IResNet18(IResNet):
-    """`IResNet` with [2, 2, 2, 2] blocks."""
-
-    blocks = (2, 2, 2, 2)
-
-
 @MODELS.register("IResNet34")
-class IResNet34(IResNet):
-    """`IResNet` with [3, 4, 6, 3] blocks."""
+class IResNet34(IResNet18):
+    """`IResNet18` with [3, 4, 6, 3] blocks."""
 
     blocks = (3, 4, 6, 3)
 
 
 @MODELS.register("IResNet50")
-class IResNet50(IResNet):
-    """`IResNet` with [3, 4, 14, 3] blocks."""
+class IResNet50(IResNet18):
+    """`IResNet18` with [3, 4, 14, 3] blocks."""
 
     blocks = (3, 4, 14, 3)
 
 
-@MODELS.register_family("timm")
 def timm_model(name: str):
-    """A builder for `timm:NAME`: that network with random weights and a linear embedding layer.
+    """Return a builder of timm's network with random weights and a linear embedding layer.
 
     Transformers made for one image size are asked to take any; a few cannot.
-
-    Raises:
-        UserError: timm is not installed, or knows no such network.
     """
     try:
         import timm
     except ImportError:
-        raise UserError(
-            f"the model timm:{name} needs the timm package; pip install 'kstar-facelab[timm]'"
-        ) from None
+        needs = "needs the timm package; pip install 'kstar-facelab[timm]'"
+        raise UserError(f"timm:{name} {needs}") from None
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
-        raise UserError(
-            f"timm has no model {name!r}; "
-            + (f"some of its names: {near}" if near else "see timm.list_models()")
-        )
+        raise UserError(f"timm has no model {name!r}; some of its names: {near}")
 
     def build(embedding_size: int = 512) -> nn.Module:
         try:
@@ -272,147 +249,72 @@ def timm_model(name: str):
     return build
 
 
+MODELS.families["timm"] = timm_model
+
+
 def build_model(name: str, embedding_size: int = 512) -> nn.Module:
-    """A network by its name, with new random weights from PyTorch's global generator.
+    """Build a network by its name, with new random weights from PyTorch's global generator.
 
-    Args:
-        name: a name in `MODELS` (see `MODELS.names()`), or `timm:NAME` with the extra.
-        embedding_size: numbers per embedding.
-
-    Returns:
-        A module in training mode that maps images (n, 3, h, w), float, to (n, embedding_size).
-
-    Raises:
-        UserError: an unknown name, an embedding size below 1, or a network of the user's own that
-            cannot be made.
+    The name is one of `MODELS.names()`, or `timm:NAME` with the extra. Returns a module in training
+    mode that maps images (n, 3, h, w), float, to (n, embedding_size). Raises UserError for an
+    unknown name, an embedding size below 1 and a network that cannot be built.
     """
-    if isinstance(embedding_size, bool) or not isinstance(embedding_size, int):
-        raise UserError(f"embedding_size must be a whole number, not {embedding_size!r}")
-    if embedding_size < 1:
-        raise UserError(f"embedding_size must be 1 or more, not {embedding_size}")
+    if type(embedding_size) is not int or embedding_size < 1:
+        raise UserError(f"embedding_size must be a whole number from 1, not {embedding_size!r}")
     make = MODELS.get(name)
     try:
         return make(embedding_size)
     except Exception as error:
-        if MODELS.is_built_in(name) or isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"the network {name} cannot be made with {name}({embedding_size}): "
-            f"{short_reason(error)}"
-        ) from error
+        why = f"cannot be made with {name}({embedding_size}): {short_reason(error)}"
+        raise UserError(f"the network {name} {why}") from error
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers training can set, frozen ones included."""
+    """Return the number of parameters, frozen ones included."""
     return sum(p.numel() for p in model.parameters())
 
 
-class Stage(NamedTuple):
-    """One row of `describe`: a named part of a network, and its cost for one image."""
-
-    name: str
-    output_shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-
-
-class Description(list[Stage]):
-    """Stages in the order in which an image passes them; prints as a table."""
-
-    def __str__(self) -> str:
-        lines = [f"{'stage':<18}{'output':>16}{'parameters':>14}{'multiply-adds':>17}"]
-        for name, shape, parameters, work in self:
-            lines.append(f"{name:<18}{' × '.join(map(str, shape)):>16}{parameters:>14,}{work:>17,}")
-        parameters, work = (sum(column) for column in list(zip(*self))[2:])
-        return "\n".join([*lines, f"{'in all':<34}{parameters:>14,}{work:>17,}"])
-
-    def _repr_pretty_(self, printer, cycle) -> None:
-        printer.text(str(self))
-
-
 @torch.no_grad()
-def describe(model: nn.Module, image_size: int = 224) -> Description:
-    """What each stage of a network gives out and costs, for one image.
+def describe(model: nn.Module, image_size: int = 224) -> str:
+    """Return a table of a network's stages for one image: name, output shape, parameters.
 
-    Args:
-        model: a network; left as it was, running statistics included.
-        image_size: side of the image in pixels.
-
-    Returns:
-        One `Stage` per block of layers, in the order of the image's way through them; single
-        layers that follow each other are one. Its output's shape is without the batch (channels ×
-        height × width); multiply-adds are those of convolutions and linear layers, where nearly
-        all the work is.
+    The stages are the layers and blocks that the network names itself, in the order in which the
+    image passes them; shapes are channels × height × width. The network stays as it was.
     """
-    stages, work = {}, {}
+    rows = [f"{'stage':<12}{'output':>18}{'parameters':>14}"]
 
-    def note_work(layer, inputs, output):
-        # Each output number of a layer is one dot product with a weight of weight[0]'s size.
-        work[layer] = work.get(layer, 0) + output.numel() * layer.weight[0].numel()
+    def note(name, stage, inputs, output):
+        shape = " × ".join(map(str, getattr(output, "shape", ())[1:]))
+        rows.append(f"{name:<12}{shape:>18}{count_parameters(stage):>14,}")
 
-    def note_stage(name):
-        def note(stage, inputs, output):
-            stages[name] = (stage, tuple(output.shape[1:]))
-
-        return note
-
-    hooks = [child.register_forward_hook(note_stage(n)) for n, child in model.named_children()]
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            hooks.append(layer.register_forward_hook(note_work))
-    modes = {module: module.training for module in model.modules()}
-    parameter = next(model.parameters())
-    try:
-        model.eval()
-        model(torch.zeros(1, 3, image_size, image_size).to(parameter))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    table = Description()
-    single_before = False
-    for name, (stage, shape) in stages.items():
-        row = Stage(
-            name, shape, count_parameters(stage), sum(work.get(m, 0) for m in stage.modules())
-        )
-        single = not list(stage.children())
-        if single and single_before:
-            before = table.pop()
-            name = f"{before.name.partition(' ')[0]} … {name}"
-            row = Stage(name, shape, before.parameters + row.parameters, before[3] + row[3])
-        table.append(row)
-        single_before = single
-    return table
+    probe = copy.deepcopy(model).eval()
+    for name, stage in probe.named_children():
+        stage.register_forward_hook(partial(note, name))
+    probe(torch.zeros(1, 3, image_size, image_size).to(next(probe.parameters())))
+    return "\n".join([*rows, f"{'total':<30}{count_parameters(model):>14,}"])
 
 
-def freeze_backbone(model: nn.Module, frozen: bool = True) -> int:
+def freeze_backbone(model: nn.Module, frozen: bool = True) -> None:
     """Freeze (or free) every layer but the embedding layer: the last linear one and what follows.
 
     Frozen layers get no gradient and their batch norms keep their running statistics. As
-    `model.train()` sets batch norms learning again, call this after it.
-
-    Returns:
-        How many parameters the backbone has.
-
-    Raises:
-        UserError: the model has no linear layer, so no embedding layer can be told apart.
+    `model.train()` makes batch norms update them again, call this after it. Raises UserError when
+    the model has no linear layer, so that no embedding layer can be told apart.
     """
     layers = [m for m in model.modules() if not list(m.children())]
     linear = [i for i, m in enumerate(layers) if isinstance(m, nn.Linear)]
     if not linear:
         raise UserError(f"{type(model).__name__} has no linear layer to train on a frozen backbone")
-    head = {id(p) for m in layers[linear[-1] :] for p in m.parameters()}
-    for module in layers[: linear[-1]]:
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(model.training and not frozen)
-    backbone = [p for p in model.parameters() if id(p) not in head]
-    for parameter in backbone:
-        parameter.requires_grad_(not frozen)
-    return sum(p.numel() for p in backbone)
+    head = {parameter for layer in layers[linear[-1] :] for parameter in layer.parameters()}
+    for layer in layers[: linear[-1]]:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.train(model.training and not frozen)
+    for parameter in model.parameters():
+        if parameter not in head:
+            parameter.requires_grad_(not frozen)
 
 
-def _stages(block, blocks, channels, first_stride: int = 2):
+def _stages(block, blocks, channels, first_stride):
     before = channels[0]
     for i, (count, after) in enumerate(zip(blocks, channels)):
         stride = first_stride if i == 0 else 2
@@ -421,9 +323,9 @@ def _stages(block, blocks, channels, first_stride: int = 2):
         before = after
 
 
-def _shortcut(channels_in: int, channels: int, stride: int) -> nn.Module | None:
+def _shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
     if stride == 1 and channels_in == channels:
-        return None
+        return nn.Identity()
     return nn.Sequential(
         nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
     )

@@ -1,0 +1,88 @@
+"""Build and check the loss, and check the network, before training begins."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from labkit.config import TrainConfig
+from labkit.losses import build_loss
+from labkit.models import InputSpec, normalize
+from labkit.registry import line_of
+from labkit.utils import UserError, printable, short_reason
+
+
+def build_and_check_loss(config: TrainConfig, num_identities: int) -> nn.Module:
+    """Return the loss of the settings, for that many identities; UserError if they do not fit."""
+    names = ("embedding_size", "margin", "scale", "mining", "temperature")
+    settings = {name: getattr(config, name) for name in names}
+    with _names_the_line(f"the loss {config.loss} cannot be made", config):
+        loss = build_loss(config.loss, num_classes=config.num_classes or num_identities, **settings)
+    least = getattr(loss, "min_images_per_class", 1)
+    if config.images_per_class < least:
+        needs = f"set images_per_class (nPerClass) to {least} or more"
+        raise UserError(f"the loss {config.loss} compares images of one person: {needs}")
+    return loss
+
+
+def check_network_and_loss(
+    network: nn.Module, loss: nn.Module, spec: InputSpec, config: TrainConfig
+) -> bool:
+    """Return whether parameters of the network or the loss take no part in the training.
+
+    Two black images go through the network in eval mode, random embeddings through the loss; no
+    buffer and no random state changes. Raises UserError when one fails or returns something else.
+    """
+    images = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
+    shape = (config.batch_size, config.images_per_class, config.embedding_size)
+    with torch.random.fork_rng(devices=[]):
+        size = f"images of {spec.image_size} px"
+        with _names_the_line(f"the network {config.model} does not work on {size}", config):
+            embeddings = _call(network.eval(), normalize(images, spec))
+        wanted = (2, config.embedding_size)
+        if not isinstance(embeddings, torch.Tensor) or embeddings.shape != wanted:
+            raise UserError(
+                f"the network {config.model} must turn 2 images into a tensor of shape {wanted}, "
+                f"it gives {_in_words(embeddings)}"
+            )
+        random = nn.functional.normalize(torch.randn(shape), dim=-1).requires_grad_()
+        size = f"embeddings of shape {shape}"
+        with _names_the_line(f"the loss {config.loss} does not work on {size}", config):
+            output = _call(loss.train(), random, torch.arange(config.batch_size))
+    value, accuracy = output if isinstance(output, tuple) and len(output) == 2 else (None, None)
+    is_scalar = isinstance(value, torch.Tensor) and value.shape == () and value.requires_grad
+    if not is_scalar or (isinstance(accuracy, torch.Tensor) and accuracy.numel() != 1):
+        raise UserError(
+            f"the loss {config.loss} must return LossOutput(loss, accuracy), a tensor of one "
+            f"number with a gradient and a number or None; it gives {_in_words(output)}"
+        )
+    trained = [p for p in (*network.parameters(), *loss.parameters()) if p.requires_grad]
+    gradients = torch.autograd.grad(embeddings.sum() + value, trained, allow_unused=True)
+    return any(gradient is None for gradient in gradients)
+
+
+@contextmanager
+def _names_the_line(what: str, config: TrainConfig) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = line_of(error, config.plugin) if config.plugin else ""
+        where = line and f"{line} of {config.plugin}"
+        raise UserError(f"{what}{where}: {short_reason(error)}") from error
+
+
+def _call(module: nn.Module, *inputs: torch.Tensor) -> object:
+    """The output of a module that sees copies of its buffers, so that its own stay as they are."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return torch.func.functional_call(module, buffers, inputs)
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        gradient = "" if value.requires_grad else " without a gradient"
+        return f"a tensor of shape {tuple(value.shape)}{gradient}"
+    words = ", ".join(map(_in_words, value)) if isinstance(value, tuple) else printable(value)
+    return f"{type(value).__name__}({words})"
