@@ -26,7 +26,7 @@ from labkit.evaluate import (
 )
 from labkit.lab import Lab
 from labkit.models import InputSpec
-from labkit.plugins import load_plugin
+from labkit.registry import load_plugin
 from labkit.train_flags import train_settings
 from labkit.utils import UserError, atomic_path, progress
 

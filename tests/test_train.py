@@ -15,7 +15,7 @@ from runs import same, small_run, state_of
 
 from labkit.checkpoint import RunFolder, load_weights, read_metrics
 from labkit.models import InputSpec, build_model
-from labkit.plugins import load_plugin
+from labkit.registry import load_plugin
 from labkit.train import Stopped, fit, loop
 from labkit.train.checks import checked_loss, try_out
 from labkit.utils import UserError

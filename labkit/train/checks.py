@@ -12,7 +12,7 @@ from labkit.data import PairList
 from labkit.data.images import DAMAGED, FORMATS, what_is_wrong
 from labkit.losses import build_loss
 from labkit.models import InputSpec, normalize
-from labkit.plugins import line_of
+from labkit.registry import line_of
 from labkit.train.run import Position
 from labkit.train.step import same_buffers
 from labkit.trainset import TrainingData

@@ -23,7 +23,7 @@ from labkit.evaluate import score_pairs
 from labkit.metrics import eer
 from labkit.models import InputSpec, build_model, freeze_backbone
 from labkit.optim import build_optimizer, build_schedule, set_learning_rate
-from labkit.plugins import load_plugin
+from labkit.registry import load_plugin
 from labkit.signals import StopAsked, stop_at_once, stop_signals
 from labkit.train.checks import check_data, checked_loss, read_validation, try_out
 from labkit.train.processes import Processes

@@ -34,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from labkit.config import TrainConfig
@@ -43,7 +44,7 @@ from labkit.embed import Embedder
 from labkit.evaluate import score_pairs
 from labkit.losses import build_loss
 from labkit.metrics import eer
-from labkit.models import InputSpec, build_model, describe
+from labkit.models import InputSpec, build_model
 from labkit.optim import build_optimizer
 from labkit.train import fit
 from labkit.train.step import TrainingStep, gradient_of
@@ -332,8 +333,10 @@ def compare(args: argparse.Namespace) -> None:
     print(f"{torch.get_num_threads()} threads, bf16 here: {low == 'bf16'}")
     if "loader" in parts:
         in_turn("loader", args.rounds, both("loader"))
-    # Forward one, backward two products for each multiply-add of the network.
-    work = 6 * sum(row.multiply_adds for row in describe(build_model("ThinResNet34"), args.size))
+    # The backward pass has two products for each one of the forward pass.
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        build_model("ThinResNet34")(torch.zeros(1, 3, args.size, args.size))
+    work = 3 * counter.get_total_flops()
     for batch in map(int, args.batches.split(",")):
         if "step" in parts:
             names = {"reference": "step_reference", "ours, fp32": "step_ours"}
