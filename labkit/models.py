@@ -227,16 +227,15 @@ class IResNet50(IResNet18):
 
 
 def timm_model(name: str):
-    """Return a builder of timm's network `name` with random weights and a linear embedding layer.
+    """Return a builder of timm's network with random weights and a linear embedding layer.
 
-    Transformers made for one image size are asked to take any; a few cannot. Raises UserError when
-    timm is not installed or knows no such network.
+    Transformers made for one image size are asked to take any; a few cannot.
     """
     try:
         import timm
     except ImportError:
-        needs = f"timm:{name} needs the timm package; pip install 'kstar-facelab[timm]'"
-        raise UserError(needs) from None
+        needs = "needs the timm package; pip install 'kstar-facelab[timm]'"
+        raise UserError(f"timm:{name} {needs}") from None
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise UserError(f"timm has no model {name!r}; some of its names: {near}")
@@ -258,7 +257,7 @@ def build_model(name: str, embedding_size: int = 512) -> nn.Module:
 
     The name is one of `MODELS.names()`, or `timm:NAME` with the extra. Returns a module in training
     mode that maps images (n, 3, h, w), float, to (n, embedding_size). Raises UserError for an
-    unknown name, an embedding size below 1 and a network that cannot be made.
+    unknown name, an embedding size below 1 and a network that cannot be built.
     """
     if type(embedding_size) is not int or embedding_size < 1:
         raise UserError(f"embedding_size must be a whole number from 1, not {embedding_size!r}")
@@ -285,7 +284,7 @@ def describe(model: nn.Module, image_size: int = 224) -> str:
     rows = [f"{'stage':<12}{'output':>18}{'parameters':>14}"]
 
     def note(name, stage, inputs, output):
-        shape = " × ".join(map(str, output.shape[1:]))
+        shape = " × ".join(map(str, getattr(output, "shape", ())[1:]))
         rows.append(f"{name:<12}{shape:>18}{count_parameters(stage):>14,}")
 
     probe = copy.deepcopy(model).eval()

@@ -148,7 +148,7 @@ def line_of(error: Exception, path: str | Path) -> str:
 
 def _settings_of(entry: Callable) -> dict[str, inspect.Parameter] | None:
     """The keyword arguments of a class or function; None if it takes any."""
-    if inspect.isclass(entry) and entry.__init__.__module__.partition(".")[0] == "torch":
+    if inspect.isclass(entry) and getattr(entry.__init__, "__module__", "").startswith("torch."):
         return {}  # nn.Module's own constructor takes any by its signature, and refuses all
     parameters = inspect.signature(entry).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -80,11 +80,13 @@ def test_settings_go_to_those_that_take_them_and_typos_are_told():
     registry.register("one")(lambda margin=1: ("one", margin))
     registry.register("two")(lambda scale: ("two", scale))
     registry.register("none")(Plain)
+    registry.register("bare")(type("Bare", (), {}))
     both = {"margin": 5, "scale": 6}
     assert call_with_own_settings(registry, "one", both) == ("one", 5)
     assert call_with_own_settings(registry, "one", {"margin": None}) == ("one", 1)
     assert call_with_own_settings(registry, "two", both) == ("two", 6)
     assert isinstance(call_with_own_settings(registry, "none", both), Plain)
+    assert call_with_own_settings(registry, "bare", both)
     with pytest.raises(UserError, match="no thing has a setting 'sclae'; did you mean scale?"):
         call_with_own_settings(registry, "two", {"sclae": 1})
     with pytest.raises(UserError, match="the thing two needs a value for scale: set it"):

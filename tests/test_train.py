@@ -286,10 +286,3 @@ def test_a_plugin_brings_a_loss_of_ones_own(config, tmp_path):
     rows = fit(replace(config, max_epoch=2)).rows
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert rows[0]["train_accuracy"] is None
-
-
-def test_the_line_of_a_plugin_is_named_when_its_path_is_relative(config, tmp_path, monkeypatch):
-    (tmp_path / "broken.py").write_text("x = 1\nraise RuntimeError('no')\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"broken\.py fails on line 2: RuntimeError: no"):
-        fit(replace(config, plugin="broken.py"))
