@@ -79,7 +79,7 @@ def test_all_five_run_and_leave_what_they_promise(lab):
         assert "<html" in (run / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
         outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
         kinds = {kind for output in outputs for kind in output.get("data", {})}
-        assert {"image/png", "text/html"} & kinds, f"{name} shows no picture"
+        assert "image/png" in kinds, f"{name} shows no picture"
     for stage in ("pretrain", "finetune"):
         rows = read_metrics(run / stage / "metrics.csv")
         assert len(rows) == 2 and all(0 <= row["val_eer"] <= 100 for row in rows)
