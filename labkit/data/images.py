@@ -30,7 +30,7 @@ def what_is_wrong(error: Exception) -> str:
         return "not an image that can be read"
     if isinstance(error, OSError) and error.strerror:
         return reason(error)
-    return f"cannot be decoded: {error}"
+    return f"damaged: {error}"
 
 
 def rgb(image: Image.Image) -> Image.Image:
