@@ -16,7 +16,6 @@ from labkit.config import Preset, TrainConfig, preset
 from labkit.data import DataDirectory, FaceFolder, PairList
 from labkit.devices import best_device
 from labkit.synth import SynthSizes, guest_photo, make_data_directory
-from labkit.trainset import TrainingData
 from labkit.utils import UserError, atomic_path, write_json
 
 STAGES = ("pretrain", "finetune")
@@ -80,7 +79,7 @@ class Lab:
             fixed["initial_weights"] = str(self.weights("pretrain"))
         config = self.settings.stage(stage, **{**fixed, **changes})
         if "train_dir" in changes:
-            counts = TrainingData.open(config).faces.counts()
+            counts = FaceFolder.scan(config.train_dir, extensions=config.train_extensions).counts()
         else:
             counts = self._scan("pretrain" if stage == "pretrain" else "train").counts()
         people = int((counts >= config.images_per_class).sum())

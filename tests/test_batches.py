@@ -1,20 +1,16 @@
+"""Which images meet in a batch, and the loader of their pixels."""
+
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from labkit.data import (
-    FaceFolder,
-    IdentityBatchSampler,
-    TrainingImages,
-    centre_crop,
-    decode_image,
-    decode_pixels,
-    images,
-    random_resized_crop,
-    train_loader,
-)
-from labkit.data.images import CROP_DRAWS
+from labkit.config import TrainConfig
+from labkit.data import FaceFolder, IdentityBatchSampler, close_loader, train_loader
 from labkit.utils import UserError
 
 
@@ -27,6 +23,16 @@ def folder_of(counts) -> FaceFolder:
 def epoch(sampler, number=0, first_step=0):
     sampler.set_epoch(number, first_step)
     return list(sampler)
+
+
+def loader_of(faces, workers=0, processes=None, **settings):
+    config = dict(batch_size=4, images_per_class=2, image_size=32, mirror=True) | settings
+    config = TrainConfig(train_dir=str(faces), run_dir="unused", **config)
+    return train_loader(FaceFolder.scan(faces), config, workers=workers, **(processes or {}))
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one[part], other[part]) for part in (0, 1, 3))
 
 
 SHAPES = [
@@ -75,15 +81,6 @@ def test_an_epoch_can_be_entered_in_the_middle():
     assert epoch(sampler, 2)[5:] == epoch(sampler, 2, first_step=5)
 
 
-def test_the_parts_of_all_processes_make_the_batch_of_one():
-    folder = folder_of([9] * 12)
-    whole = epoch(IdentityBatchSampler(folder, batch_size=6), 1)
-    parts = [
-        epoch(IdentityBatchSampler(folder, batch_size=6, rank=r, processes=3), 1) for r in range(3)
-    ]
-    assert [sum(step, []) for step in zip(*parts)] == whole
-
-
 def test_people_meet_others_evenly_within_an_epoch():
     """Two identities meet about as often as if batches were drawn at random."""
     sampler = IdentityBatchSampler(folder_of([20] * 60), batch_size=12)
@@ -98,129 +95,122 @@ def test_people_meet_others_evenly_within_an_epoch():
 
 
 @pytest.mark.parametrize(
-    ("counts", "settings", "complaint"),
+    ("counts", "settings", "message"),
     [
         ([5] * 3, dict(batch_size=4), "which has 3: set batch_size to 3"),
         ([5, 5, 1], dict(batch_size=4, images_per_class=2), "2 with 2 images or more: set batch"),
-        ([1, 3], dict(batch_size=4, images_per_class=9), r"nobody .* \(nPerClass\) to 3 or less"),
+        ([1, 3], dict(batch_size=4, images_per_class=9), "set images_per_class to 3 or less"),
         ([5] * 9, dict(batch_size=4, processes=3), "cannot be shared equally by 3"),
     ],
 )
-def test_batches_that_cannot_be_filled_are_one_clear_line(counts, settings, complaint):
-    with pytest.raises(UserError, match=complaint):
+def test_batches_that_cannot_be_filled_are_one_clear_line(counts, settings, message):
+    with pytest.raises(UserError, match=message):
         IdentityBatchSampler(folder_of(counts), **settings)
 
 
-def test_batches_are_the_same_with_any_number_of_workers(faces):
-    folder = FaceFolder.scan(faces)
-    batches = {}
-    for workers in (0, 2):
-        loader = train_loader(
-            folder,
-            TrainingImages(folder, image_size=32, mirror=True),
-            batch_size=4,
-            images_per_class=2,
-            workers=workers,
-        )
-        loader.batch_sampler.set_epoch(1)
-        batches[workers] = list(loader)
-    for one, other in zip(batches[0], batches[2], strict=True):
-        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
-    assert one.images.shape == (4, 2, 3, 32, 32) and one.images.dtype == torch.uint8
-    assert one.images.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+def test_the_parts_of_all_processes_make_the_batch_of_one(faces):
+    """With the same crops."""
+    parts = [loader_of(faces, processes=dict(rank=rank, processes=2)) for rank in range(2)]
+    for whole, *shares in zip(loader_of(faces), *parts, strict=True):
+        assert torch.equal(whole.images, torch.cat([share.images for share in shares]))
+        assert torch.equal(whole.indices, torch.cat([share.indices for share in shares]))
 
 
-def test_a_corrupt_image_is_replaced_by_another_of_its_identity_and_named(faces):
+def test_workers_give_the_same_batches_in_any_epoch_also_after_one_left_in_the_middle(faces):
+    loader = loader_of(faces, 2)
+    for number, first_step in ((0, 0), (1, 2)):
+        alone = loader_of(faces)
+        alone.batch_sampler.set_epoch(number, first_step)
+        next(iter(loader))
+        loader.batch_sampler.set_epoch(number, first_step)
+        kept = list(loader)
+        assert len(kept) == len(loader) - first_step
+        assert all(same(one, other) for one, other in zip(kept, alone, strict=True))
+    close_loader(loader)
+    images = kept[0].images
+    assert images.shape == (4, 2, 3, 32, 32) and images.dtype == torch.uint8
+    assert images.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_are_this_process_share_of_the_cores_and_eight_at_most(faces, monkeypatch):
+    monkeypatch.setattr("labkit.data.loader.cpu_count", lambda: 40)
+    for neighbours, workers in (("1", 8), ("10", 4), ("100", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", neighbours)
+        assert loader_of(faces, None).num_workers == workers
+
+
+def test_an_epoch_draws_nothing_from_the_global_generator(faces):
+    state = torch.get_rng_state()
+    list(loader_of(faces))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_image_shows_the_file_that_its_index_names(tmp_path):
+    """Each identity has a grey of its own, and each of its images another shade."""
+    from PIL import Image
+
+    for identity in range(4):
+        for j in range(3):
+            path = tmp_path / f"p{identity}" / f"{j}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (40, 40), (identity * 60, j * 100, 7)).save(path)
+    for batch in loader_of(tmp_path, batch_size=2):
+        colours = batch.images[:, :, :, 16, 16].long()
+        assert torch.equal(colours[..., 0], batch.labels[:, None].expand(2, 2) * 60)
+        assert torch.equal(colours[..., 1], batch.indices % 3 * 100)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_is_replaced_by_another_of_its_identity_and_named(faces, workers):
     folder = FaceFolder.scan(faces)
     bad = folder.path(3)
     bad.write_bytes(bad.read_bytes()[:100])
-    loader = train_loader(folder, TrainingImages(folder, image_size=32), batch_size=12)
-    batches = list(loader)
-    assert {name for batch in batches for name in batch.unreadable} == {folder.name(3)}
-    assert len(batches) == 6
+    loader = loader_of(faces, workers, batch_size=12, images_per_class=1, mirror=False)
+    seen = {}
+    for batch in loader:
+        for indices, images in zip(batch.indices.flatten().tolist(), batch.images[:, 0]):
+            seen[indices] = images.float().mean()
+        assert set(batch.unreadable) == ({folder.name(3)} if 3 in batch.indices else set())
+    close_loader(loader)
+    assert len(seen) == 72
+    assert seen[3] == pytest.approx(seen[4], abs=15)
 
 
-def test_a_jpeg_decoded_small_looks_like_the_whole_one(tmp_path):
-    pixels = np.zeros((256, 256, 3), np.uint8)
-    pixels[:, 128:] = 200
-    Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=95)
-    small, whole = decode_image(tmp_path / "x.jpg", min_size=60), decode_image(tmp_path / "x.jpg")
-    assert small.size == (64, 64) and whole.size == (256, 256)
-    difference = np.abs(
-        np.asarray(centre_crop(small, 32), int) - np.asarray(centre_crop(whole, 32), int)
+def test_no_worker_is_left_when_a_loader_is_closed_whatever_signals_came(faces):
+    """As from a batch system: all processes of a job get SIGTERM, and the epoch goes on."""
+    loader = loader_of(faces, 2)
+    batches = iter(loader)
+    for _ in range(2):  # both have begun
+        next(batches)
+    workers = [worker for worker in batches._workers]
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(batches)) == len(loader) - 2
+    batches = iter(loader)
+    next(batches)
+    close_loader(loader)
+    assert not any(worker.is_alive() for worker in workers)
+    close_loader(loader)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_batches import close_loader, loader_of
+loader = loader_of({faces!r}, 2)
+batches = iter(loader)
+next(batches)
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "close_loader(loader)", "raise RuntimeError('no close')"])
+def test_a_program_with_workers_ends_whether_it_closes_the_loader_or_not(faces, end):
+    script = SCRIPT.format(folder=os.path.dirname(__file__), faces=str(faces), end=end)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
-    assert difference.mean() < 2
-
-
-@pytest.mark.parametrize("content", [b"", b"text, not an image", None])
-def test_an_unreadable_image_is_named(tmp_path, content):
-    path = tmp_path / "bad.jpg"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.jpg"):
-        decode_image(path)
-
-
-def test_a_file_of_another_format_is_not_an_image_whatever_its_name(tmp_path):
-    """Pillow would start another program for it."""
-    path = tmp_path / "page.jpg"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(UserError, match=r"page\.jpg is not an image that can be read"):
-        decode_image(path)
-
-
-def test_grey_of_16_bits_keeps_its_brightness(tmp_path):
-    Image.fromarray(np.full((20, 30), 32768, np.uint16)).save(tmp_path / "grey.png")
-    assert np.unique(decode_pixels(tmp_path / "grey.png")).tolist() in ([127], [128])
-
-
-def test_the_centre_crop_is_the_reference_trainers():
-    """Resize the shorter side to 256 and cut the middle 224, in one step instead of two."""
-    gradient = np.linspace(0, 255, 200).astype(np.uint8)
-    image = Image.fromarray(np.stack([np.tile(gradient, (150, 1))] * 3, axis=2))
-    ours = np.asarray(centre_crop(image, 224), int)
-    resized = image.resize((round(200 * 256 / 150), 256), Image.Resampling.BILINEAR)
-    left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
-    theirs = np.asarray(resized.crop((left, top, left + 224, top + 224)), int)
-    assert np.abs(ours - theirs).max() <= 2
-
-
-def test_random_crops_keep_the_asked_share_of_the_area():
-    ramp = np.mgrid[0:200, 0:200].astype(np.uint8)
-    image = np.stack([ramp[0], ramp[1], ramp[0]], axis=2)
-    shares = []
-    for seed in range(200):
-        draws = np.random.default_rng(seed).random(CROP_DRAWS)
-        crop = random_resized_crop(image, 50, draws).astype(float)
-        height, width = np.ptp(crop[:, :, 0]) * 50 / 49, np.ptp(crop[:, :, 1]) * 50 / 49
-        shares.append(height * width / 200**2)
-    assert min(shares) > 0.76 and max(shares) < 1.04
-    assert np.mean(shares) == pytest.approx(0.88, abs=0.03)
-
-
-@pytest.mark.parametrize("shape", [(256, 256), (300, 257), (97, 111)])
-@pytest.mark.parametrize("min_size", [None, 30, 64, 200])
-def test_both_decoders_give_the_same_pixels(tmp_path, monkeypatch, shape, min_size):
-    pytest.importorskip("simplejpeg")
-    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "x.jpg", quality=80)
-    fast = decode_pixels(tmp_path / "x.jpg", min_size=min_size)
-    monkeypatch.setattr(images, "simplejpeg", None)
-    assert np.array_equal(fast, decode_pixels(tmp_path / "x.jpg", min_size=min_size))
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
-def test_every_kind_of_jpeg_becomes_rgb(tmp_path, mode):
-    Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode).save(tmp_path / "x.jpg")
-    pixels = decode_pixels(tmp_path / "x.jpg", min_size=20)
-    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-
-
-def test_a_random_crop_has_the_pixels_of_pillows_resize():
-    noise = np.random.default_rng(1).integers(0, 256, (120, 100, 3), dtype=np.uint8)
-    smooth = np.array(Image.fromarray(noise).resize((200, 240), Image.Resampling.BICUBIC))
-    ours = random_resized_crop(
-        smooth, 64, np.zeros(CROP_DRAWS), scale=(1, 1), ratio=(200 / 240, 200 / 240)
-    )
-    theirs = np.asarray(Image.fromarray(smooth).resize((64, 64), Image.Resampling.BILINEAR), int)
-    assert np.abs(ours - theirs).max() <= 1
+    assert done.returncode == ("raise" in end)
+    assert "killed" not in done.stderr and "DataLoader worker" not in done.stderr

@@ -80,13 +80,13 @@ def test_bad_images_and_devices_are_one_clear_line(embedder, tmp_path):
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_embeddings_that_are_of_no_use_are_refused_with_the_name_of_the_image(tmp_path, value):
     class Broken(torch.nn.Module):
-        weight = torch.nn.Parameter(torch.zeros(1))
+        def __init__(self):
+            super().__init__()
+            self.good = torch.nn.Parameter(torch.ones(1))
 
         def forward(self, images):
-            return (
-                torch.ones(len(images), 4)
-                * torch.where(images.mean((1, 2, 3)) > 0, 1.0, value)[:, None]
-            )
+            bright = images.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] > 0
+            return torch.where(bright, self.good, value).expand(-1, 4)
 
     for name, grey in (("good", 250), ("bad", 5)):
         Image.new("RGB", (20, 20), (grey,) * 3).save(tmp_path / f"{name}.png")

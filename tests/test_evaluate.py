@@ -291,7 +291,7 @@ def test_a_blind_list_gives_no_report():
 
 
 def test_a_saved_report_stands_alone(tmp_path, report, faces):
-    paths = report.save(tmp_path / "report", root=faces)
+    paths = save_report([report], tmp_path / "report", root=faces)
     figures = {"det", "roc", "scores", "identities", "hardest_targets", "hardest_imposters"}
     assert set(paths) == figures | {"summary", "pdf", "html"}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {

@@ -1,11 +1,16 @@
-"""What is on disk, whether it is in order, and how it becomes batches."""
+"""Face folders, pair lists, decoded images and the batches made of them."""
 
-from labkit.data.batches import IdentityBatchSampler, TrainingBatch
 from labkit.data.directory import DataDirectory
 from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder
-from labkit.data.images import centre_crop, decode_image, decode_pixels, random_resized_crop
-from labkit.data.loading import TrainingImages, train_loader
-from labkit.data.pairs import PairList, bad_lines, check_relative, make_pairs, shown
+from labkit.data.images import centre_crop, decode_image
+from labkit.data.loader import (
+    IdentityBatchSampler,
+    TrainingBatch,
+    TrainingImages,
+    close_loader,
+    train_loader,
+)
+from labkit.data.pairs import PairList, bad_lines, make_pairs
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -17,11 +22,8 @@ __all__ = [
     "TrainingImages",
     "bad_lines",
     "centre_crop",
-    "check_relative",
+    "close_loader",
     "decode_image",
-    "decode_pixels",
     "make_pairs",
-    "random_resized_crop",
-    "shown",
     "train_loader",
 ]

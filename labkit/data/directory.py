@@ -9,7 +9,10 @@ from labkit.utils import UserError
 
 
 class DataDirectory:
-    """pretrain/ train/ val/ test/ with val_pairs.csv, test_pairs.csv and maybe test_blind.csv."""
+    """A folder with pretrain/ train/ val/ test/, val_pairs.csv, test_pairs.csv, test_blind.csv.
+
+    Those are also the names of its attributes, each a path. The blind list may be missing.
+    """
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -20,37 +23,36 @@ class DataDirectory:
         self.test_blind = self.root / "test_blind.csv"
 
     def check(self, *, cache: str | Path | None = None) -> dict[str, FaceFolder]:
-        """The four face folders by name; UserError that lists every problem at once.
+        """Return the four face folders by name.
 
         cache: a folder that keeps the listings, see `FaceFolder.scan`; millions of files take
         minutes to list.
 
-        Reported are missing or empty folders, identities without an image, identities of the
-        training sets that are in val or test too, and what is wrong with the pair lists.
+        Raises UserError that lists every problem at once: missing or empty folders, identities
+        without an image, identities of the training sets that are in val or test too, and what
+        is wrong with the pair lists.
         """
-        problems: list[str] = []
-        folders: dict[str, FaceFolder] = {}
         if not self.root.is_dir():
             raise UserError(f"the data directory {self.root} does not exist")
+        problems: list[str] = []
+        folders: dict[str, FaceFolder] = {}
         for name in ("pretrain", "train", "val", "test"):
+            root = self.root / name
             try:
                 kept = Path(cache) / f"{name}.npz" if cache else None
-                folders[name] = FaceFolder.scan(self.root / name, cache=kept)
+                folders[name] = FaceFolder.scan(root, cache=kept)
+                if empty := sorted({*identity_names(root)} - {*folders[name].identities}):
+                    problems.append(f"{root}: no image in {_some(empty)}")
             except UserError as error:
                 problems.append(str(error))
-                continue
-            empty = sorted(set(identity_names(self.root / name)) - set(folders[name].identities))
-            if empty:
-                problems.append(f"{self.root / name}: no image in {_some(empty)}")
-        for training in ("pretrain", "train"):
-            for held_out in ("val", "test"):
-                if training in folders and held_out in folders:
-                    shared = set(folders[training].identities) & set(folders[held_out].identities)
-                    if shared:
-                        problems.append(
-                            f"{_some(sorted(shared))} in both {training}/ and {held_out}/: "
-                            "a network must not be tested on people it was trained on"
-                        )
+        people = {name: set(folder.identities) for name, folder in folders.items()}
+        for training in people.keys() & {"pretrain", "train"}:
+            for held_out in people.keys() & {"val", "test"}:
+                if shared := sorted(people[training] & people[held_out]):
+                    problems.append(
+                        f"{_some(shared)} in both {training}/ and {held_out}/: "
+                        "a network must not be tested on people it was trained on"
+                    )
         lists = [(self.val_pairs, self.val), (self.test_pairs, self.test)]
         if self.test_blind.exists():
             lists.append((self.test_blind, self.test))
@@ -62,11 +64,9 @@ class DataDirectory:
             except UserError as error:
                 problems.append(str(error))
         if problems:
+            count = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
             listed = "".join(f"\n  - {problem}" for problem in problems)
-            raise UserError(
-                f"the data directory {self.root} has {len(problems)} "
-                f"problem{'s'[: len(problems) > 1]}:{listed}"
-            )
+            raise UserError(f"the data directory {self.root} has {count}:{listed}")
         return folders
 
 

@@ -1,4 +1,4 @@
-"""From an image file to pixels: the one place where JPEGs are decoded."""
+"""From an image file to pixels: the one place where images are decoded, cropped and encoded."""
 
 import io
 import math
@@ -6,39 +6,35 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from labkit.utils import UserError, reason
 
-try:
-    import simplejpeg
-except ImportError:  # no wheel for this machine
-    simplejpeg = None
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, whatever a file's name says; others can start programs (EPS) or lack a decoder."""
 
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
 """What Pillow raises for a file that is cut short, damaged or no image."""
-JPEG_START = b"\xff\xd8"
+
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2  # random numbers that decide one crop
-RESIZE_PER_CROP = 256 / 224  # the reference trainer resizes to 256 and crops 224
+RESIZE_PER_CROP = 256 / 224  # the VoxCeleb trainer resizes to 256 and crops 224
 
 
 def what_is_wrong(error: Exception) -> str:
-    """What an error in `DAMAGED` says of a file, in words."""
+    """Return what an error in `DAMAGED` says of a file, in words."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that can be read"
     if isinstance(error, OSError) and error.strerror:
         return reason(error)
-    return f"cannot be decoded: {error}"
+    return f"damaged: {error}"
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB; grey of 16 bits is scaled, where Pillow alone would turn it white."""
+    """Return the image in RGB; grey of 16 bits is scaled, where Pillow alone turns it white."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)
         scale = 255 / 65535 if values.max(initial=0) > 255 else 1
@@ -55,19 +51,17 @@ def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
 
 
 def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) -> np.ndarray:
-    """One RGB image, uint8 (height, width, 3), from a file or from the bytes of one.
+    """Decode one image from a file, or from the bytes of one, to RGB, uint8 (height, width, 3).
 
     With `min_size`, a JPEG is decoded at the smallest of its built-in scales (1, 1/2, 1/4, 1/8)
     whose shorter side still has that many pixels, which is several times faster. JPEGs go through
-    simplejpeg where it is installed, to the same pixels in half the time; whatever it does not
-    take, and every other format, goes through Pillow.
+    simplejpeg, to the same pixels as Pillow's in half the time.
 
     Raises UserError that names the file when it cannot be read as an image.
     """
-    name = "the image" if isinstance(source, bytes) else source
     try:
-        data = source if isinstance(source, bytes) else _content(source)
-        if simplejpeg is not None and data[:2] == JPEG_START:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if data.startswith(b"\xff\xd8"):
             try:
                 return _decode_jpeg(data, min_size)
             except ValueError:
@@ -76,22 +70,26 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
             if min_size is not None and image.format == "JPEG":
                 image.draft("RGB", _asked_size(image.width, image.height, min_size))
             return np.array(rgb(image))
-    except FileNotFoundError:
-        raise UserError(f"{name} does not exist") from None
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        if isinstance(error, UnidentifiedImageError):
-            raise UserError(f"{name} is not an image that can be read") from None
-        raise UserError(f"{name} cannot be decoded as an image: {error}") from None
+        name = "the image" if isinstance(source, bytes) else source
+        raise UserError(f"{name} cannot be read: {what_is_wrong(error)}") from None
 
 
 def decode_image(source: str | Path | bytes, *, min_size: int | None = None) -> Image.Image:
-    """`decode_pixels` as a Pillow image."""
+    """Decode as `decode_pixels` does, to a Pillow image."""
     return Image.fromarray(decode_pixels(source, min_size=min_size))
 
 
-def _content(path: str | Path) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.readall()
+def _decode_jpeg(data: bytes, min_size: int | None) -> np.ndarray:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    if width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError("a decompression bomb")
+    asked = _asked_size(width, height, min_size or min(width, height))
+    fits = min(width // asked[0], height // asked[1])
+    factor = next(f for f in (8, 4, 2, 1) if f <= max(fits, 1))
+    return simplejpeg.decode_jpeg(
+        data, min_height=math.ceil(height / factor), min_width=math.ceil(width / factor)
+    )
 
 
 def _asked_size(width: int, height: int, min_size: int) -> tuple[int, int]:
@@ -99,29 +97,16 @@ def _asked_size(width: int, height: int, min_size: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _decode_jpeg(data: bytes, min_size: int | None) -> np.ndarray:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise ValueError("a decompression bomb")
-    if min_size is None:
-        return simplejpeg.decode_jpeg(data)
-    asked = _asked_size(width, height, min_size)
-    fits = min(width // asked[0], height // asked[1])
-    factor = next((f for f in (8, 4, 2) if f <= fits), 1)
-    return simplejpeg.decode_jpeg(
-        data, min_height=-(-height // factor), min_width=-(-width // factor)
-    )
-
-
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The face as a network sees it outside training: (size, size) pixels.
+    """Return the face as a network sees it outside training: (size, size) pixels.
 
-    As in the reference trainer: the shorter side is resized to 256/224 of `size` and the middle
+    As in the VoxCeleb trainer: the shorter side is resized to 256/224 of `size` and the middle
     `size` pixels are kept, here in one step.
     """
     side = min(image.size) * size / round(size * RESIZE_PER_CROP)
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _resized(image, (left, top, left + side, top + side), size)
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
 def random_resized_crop(
@@ -132,7 +117,7 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.8, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
-    """A random part of an image, `scale` of its area, stretched to (size, size) pixels.
+    """Return a random part of an image, `scale` of its area, stretched to (size, size) pixels.
 
     pixels: uint8 (height, width, 3). draws: float (CROP_DRAWS,), uniform in 0 to 1, which decide
     the part; loaders draw those of a whole batch at once. Returns uint8 (size, size, 3). The
@@ -140,23 +125,16 @@ def random_resized_crop(
     """
     height, width = pixels.shape[:2]
     *tries, down, right = draws.tolist()
+    low, high = math.log(ratio[0]), math.log(ratio[1])
     for area, shape in zip(tries[::2], tries[1::2]):
-        target = width * height * _between(*scale, area)
-        aspect = math.exp(_between(math.log(ratio[0]), math.log(ratio[1]), shape))
-        wide, high = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
-        if 0 < wide <= width and 0 < high <= height:
-            top, left = int(down * (height - high + 1)), int(right * (width - wide + 1))
+        target = width * height * (scale[0] + (scale[1] - scale[0]) * area)
+        aspect = math.exp(low + (high - low) * shape)
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
             # Contiguous, so that PyTorch takes its fast way for interleaved bytes.
-            part = np.ascontiguousarray(pixels[top : top + high, left : left + wide])
+            part = np.ascontiguousarray(pixels[top : top + h, left : left + w])
             planes = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
             resized = interpolate(planes, (size, size), mode="bilinear", antialias=True)
             return resized[0].permute(1, 2, 0).numpy()
     return np.asarray(centre_crop(Image.fromarray(pixels), size))
-
-
-def _between(low: float, high: float, part: float) -> float:
-    return low + (high - low) * part
-
-
-def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)

@@ -6,24 +6,26 @@ an imposter pair. A blind list lacks the label.
 
 import csv
 import os
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from labkit.data.folders import FaceFolder
-from labkit.utils import UserError, reason, write_csv
+from labkit.utils import UserError, printable, reason, write_csv
 
-MOST_PROBLEMS_SHOWN = 20
+MAX_BAD_LINES_SHOWN = 20
 
 
 class PairList:
     """Pairs of images to compare.
 
-    Attributes:
-        files: names of the images, unique and sorted, relative to the test folder.
-        left, right: int64 (n,), the two images of each pair as indices into `files`.
-        labels: int8 (n,), 1 for a target pair and 0 for an imposter; None in a blind list.
+    files: names of the images, unique and sorted, relative to the test folder. left, right:
+    int64 (n,), the two images of each pair as indices into `files`. labels: int8 (n,), 1 for a
+    target pair and 0 for an imposter; None in a blind list.
     """
 
     def __init__(
@@ -31,49 +33,16 @@ class PairList:
     ):
         self.files, self.left, self.right, self.labels = files, left, right, labels
 
-    def __len__(self) -> int:
-        return len(self.left)
-
-    def name_pair(self, i: int) -> tuple[str, str]:
-        """The two file names of pair i."""
-        return self.files[self.left[i]], self.files[self.right[i]]
-
-    def file_identities(self) -> list[str]:
-        """Identity of each file: the first folder of its name."""
-        return [name.split("/", 1)[0] for name in self.files]
-
-    def identities(self) -> tuple[np.ndarray, np.ndarray]:
-        """Identity (the first folder of the name) of the left and right images, str (n,) each."""
-        of_file = np.array(self.file_identities())
-        return of_file[self.left], of_file[self.right]
-
-    def joined_files(self) -> np.ndarray:
-        """int64 (files,), equal for files that target pairs join, directly or by other files.
-
-        Who is in an image, as far as the labels of anonymous files tell.
-        """
-        number = np.arange(len(self.files))
-        target = self.labels == 1
-        left, right = self.left[target], self.right[target]
-        while True:
-            lower = np.minimum(number[left], number[right])
-            before = number.copy()
-            np.minimum.at(number, left, lower)
-            np.minimum.at(number, right, lower)
-            number = number[number]
-            if np.array_equal(number, before):
-                return number
-
     @classmethod
     def from_names(
         cls, left: Sequence[str], right: Sequence[str], labels: Sequence[int] | None = None
     ) -> "PairList":
-        """A pair list from the names of the left and the right images."""
-        number = {name: i for i, name in enumerate(sorted({*left, *right}))}
+        """Make a pair list from the names of the left and the right images."""
+        index = {name: i for i, name in enumerate(sorted({*left, *right}))}
         return cls(
-            list(number),
-            np.fromiter((number[name] for name in left), np.int64, len(left)),
-            np.fromiter((number[name] for name in right), np.int64, len(right)),
+            list(index),
+            np.array([index[name] for name in left], dtype=np.int64),
+            np.array([index[name] for name in right], dtype=np.int64),
             None if labels is None else np.asarray(labels, dtype=np.int8),
         )
 
@@ -85,45 +54,25 @@ class PairList:
         columns, a label other than 0 and 1, an image compared with itself, a pair that came
         before, a path that is absolute or leaves the folder, a file that is not there.
         """
-        path = Path(path)
-        rows = _read_rows(path)
+        rows = read_csv_rows(path, "pair list")
         if not rows:
             raise UserError(f"{path} holds no pairs")
         blind = len(rows[0][1]) == 2
-        problems: list[str] = []
-        seen: dict[tuple[str, str], tuple[int, str]] = {}
-        missing: dict[str, bool] = {}
-        lefts, rights, labels = [], [], []
-        for line, row in rows:
-            try:
-                label, left, right = _parse_pair(row, blind)
-                for name in (left, right) if root is not None else ():
-                    if name not in missing:
-                        missing[name] = not os.path.isfile(os.path.join(root, name))
-                    if missing[name]:
-                        raise ValueError(f"{shown(name, 80)} is not in {root}")
-                pair = (left, right) if left < right else (right, left)
-                earlier = seen.setdefault(pair, (line, label))
-                if earlier[0] != line:
-                    kind = "with the other label" if earlier[1] != label else "already"
-                    raise ValueError(f"this pair is {kind} on line {earlier[0]}")
-            except ValueError as error:
-                problems.append(f"line {line}: {error}")
-                continue
-            lefts.append(left)
-            rights.append(right)
-            labels.append(int(label or 0))
-        if problems:
-            raise UserError(bad_lines(path, problems))
-        return cls.from_names(lefts, rights, None if blind else labels)
+        columns = "two columns (file, file)" if blind else "three columns (label, file, file)"
+        exists = cache(lambda name: os.path.isfile(os.path.join(root, name)))
 
-    def check_labels(self, path: str | Path) -> None:
-        """UserError that names `path` unless there are both target and imposter pairs."""
-        if self.labels is None:
-            raise UserError(f"{path} has no labels: expected three columns (label, file, file)")
-        if self.labels.min() == self.labels.max():
-            only = "target" if self.labels[0] else "imposter"
-            raise UserError(f"{path} has {only} pairs only: an error rate needs both kinds")
+        def parse(row: list[str]) -> tuple[str, str, int]:
+            if len(row) != (2 if blind else 3):
+                raise ValueError(f"expected {columns}, found {len(row)}")
+            label = 0 if blind else parse_label(row[0])
+            check_pair(*row[-2:])
+            for name in row[-2:] if root is not None else ():
+                if not exists(name):
+                    raise ValueError(f"{printable(name, 80)} is not in {root}")
+            return row[-2], row[-1], label
+
+        left, right, labels = zip(*parse_pairs(path, rows, parse))
+        return cls.from_names(left, right, None if blind else labels)
 
     def write(self, path: str | Path) -> None:
         """Write the list as CSV, whole or not at all."""
@@ -133,96 +82,144 @@ class PairList:
         else:
             write_csv(path, ((int(label), *pair) for label, pair in zip(self.labels, names)))
 
+    def __len__(self) -> int:
+        return len(self.left)
 
-def bad_lines(path: Path, problems: Sequence[str]) -> str:
-    """One readable message for the bad lines of a file, the first 20 of them."""
-    shown = "; ".join(problems[:MOST_PROBLEMS_SHOWN])
-    more = len(problems) - MOST_PROBLEMS_SHOWN
-    rest = f"; and {more:,} more" if more > 0 else ""
-    return f"{path} has {len(problems):,} bad line{'s'[: len(problems) > 1]}: {shown}{rest}"
+    def name_pair(self, i: int) -> tuple[str, str]:
+        """Return the two file names of pair i."""
+        return self.files[self.left[i]], self.files[self.right[i]]
+
+    def file_identities(self) -> list[str]:
+        """Return the identity of each file, the first folder of its name."""
+        return [name.split("/", 1)[0] for name in self.files]
+
+    def identities(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the identities of the left and the right images, str (n,) each."""
+        of_file = np.array(self.file_identities())
+        return of_file[self.left], of_file[self.right]
+
+    def joined_files(self) -> np.ndarray:
+        """Return for each file the first one that target pairs join it to, int64 (files,).
+
+        Files with the same number show one person, as far as the labels of anonymous files tell.
+        """
+        pairs, n = self.labels == 1, len(self.files)
+        graph = coo_array((self.labels[pairs], (self.left[pairs], self.right[pairs])), shape=(n, n))
+        group = connected_components(graph, directed=False)[1]
+        return np.unique(group, return_index=True)[1][group]
+
+    def check_labels(self, path: str | Path) -> None:
+        """Raise UserError that names `path` unless there are both target and imposter pairs."""
+        if self.labels is None:
+            raise UserError(f"{path} has no labels: expected three columns (label, file, file)")
+        if self.labels.min() == self.labels.max():
+            only = "target" if self.labels[0] else "imposter"
+            raise UserError(f"{path} has {only} pairs only: an error rate needs both kinds")
 
 
-def shown(value: object, length: int = 40) -> str:
-    """A value from a file as it may be printed: on one line, without control signs, not long."""
-    text = str(value)
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= length else text[: length - 1] + "…"
+def read_csv_rows(path: str | Path, kind: str) -> list[tuple[int, list[str]]]:
+    """Return (line number, columns without outer spaces) of the lines that are not empty.
 
-
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number, columns) of the lines that are not empty."""
+    Raises UserError that calls the file a `kind` when it cannot be read.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            return [(reader.line_num, row) for row in reader if row]
+            return [(reader.line_num, [text.strip() for text in row]) for row in reader if row]
     except OSError as error:
-        raise UserError(f"cannot read the pair list {path}: {reason(error)}") from None
+        raise UserError(f"cannot read the {kind} {path}: {reason(error)}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a UTF-8 CSV file: {error}") from None
 
 
-def _parse_pair(row: list[str], blind: bool) -> tuple[str | None, str, str]:
-    row = [column.strip() for column in row]
-    if len(row) != (2 if blind else 3):
-        expected = "two columns (file, file)" if blind else "three columns (label, file, file)"
-        raise ValueError(f"expected {expected}, found {len(row)}")
-    label, left, right = (None, *row) if blind else row
-    if label not in (None, "0", "1"):
-        raise ValueError(f"the label must be 1 or 0, found '{shown(label)}'")
-    for name in (left, right):
-        check_relative(name)
+def parse_pairs(
+    path: str | Path, rows: list[tuple[int, list[str]]], parse: Callable[[list[str]], tuple]
+) -> list[tuple]:
+    """Return what `parse` makes of the columns of each row, (left, right, label, …).
+
+    Raises UserError that lists the rows for which `parse` raised ValueError, and those whose pair
+    came before, in this or the other order.
+    """
+    problems: list[str] = []
+    seen: dict[tuple[str, str], tuple[int, int]] = {}
+    parsed = []
+    for line, row in rows:
+        try:
+            values = left, right, label, *_ = parse(row)
+            pair = (left, right) if left < right else (right, left)
+            earlier, other = seen.setdefault(pair, (line, label))
+            if earlier != line:
+                kind = "already" if other == label else "with the other label"
+                raise ValueError(f"this pair is {kind} on line {earlier}")
+            parsed.append(values)
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+    if problems:
+        raise UserError(bad_lines(path, problems))
+    return parsed
+
+
+def parse_label(text: str) -> int:
+    """Return the label 0 or 1; ValueError for anything else."""
+    if text not in ("0", "1"):
+        raise ValueError(f"the label must be 1 or 0, found '{printable(text)}'")
+    return int(text)
+
+
+def check_pair(left: str, right: str) -> None:
+    """Raise ValueError unless these are two different paths that stay in their folder."""
+    check_relative(left)
+    check_relative(right)
     if left == right:
-        raise ValueError(f"{shown(left)} is compared with itself")
-    return label, left, right
+        raise ValueError(f"{printable(left)} is compared with itself")
 
 
 def check_relative(name: str) -> None:
-    """ValueError unless `name` is a relative path that stays in its folder."""
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise ValueError(f"'{shown(name)}' is not a path inside the test folder")
+    """Raise ValueError unless `name` is a relative path that stays in its folder."""
+    if not name or name[0] == "/" or ".." in name.split("/") or "\\" in name or "\0" in name:
+        raise ValueError(f"'{printable(name)}' is not a path inside the test folder")
+
+
+def bad_lines(path: str | Path, problems: Sequence[str]) -> str:
+    """Return one message for the bad lines of a file, the first 20 of them."""
+    first = "; ".join(problems[:MAX_BAD_LINES_SHOWN])
+    more = len(problems) - MAX_BAD_LINES_SHOWN
+    rest = f"; and {more:,} more" if more > 0 else ""
+    return f"{path} has {len(problems):,} bad line{'s'[: len(problems) > 1]}: {first}{rest}"
 
 
 def make_pairs(
     folder: FaceFolder, *, per_image: int = 4, seed: int = 0, labelled: bool = True
 ) -> PairList:
-    """Random pairs: about `per_image` pairs for each image, half target and half imposter.
+    """Draw about `per_image` random pairs for each image, half target and half imposter.
 
     No pair comes twice and no image meets itself. An identity with one image gives imposter
     pairs only. Raises UserError when the folder has a single identity, or no identity with two
     images.
     """
-    counts = folder.counts()
+    counts, labels, n = folder.counts(), folder.labels, len(folder)
     if len(counts) < 2:
         raise UserError(f"{folder.root} has one identity: imposter pairs need two")
     if counts.max() < 2:
         raise UserError(f"{folder.root} has one image of each identity: target pairs need two")
     rng = np.random.default_rng(seed)
-    labels = folder.labels
-    wanted = max(1, per_image // 2)
-    every = np.repeat(np.arange(len(folder)), wanted)
-    starts = folder.starts[labels[every]]
-    own = counts[labels[every]]
+    every = np.repeat(np.arange(n), max(1, per_image // 2))
+    starts, own = folder.starts[labels[every]], counts[labels[every]]
     partner = starts + (every - starts + 1 + rng.integers(0, np.maximum(own - 1, 1))) % own
-    targets = _unique_pairs(every[own > 1], partner[own > 1], len(folder))
-    spread = rng.integers(0, len(folder), size=3 * len(every) + 8)
-    left = np.resize(rng.permutation(len(folder)), len(spread))
-    strangers = labels[left] != labels[spread]
-    imposters = _unique_pairs(left[strangers], spread[strangers], len(folder))
-    imposters = imposters[: len(targets)]
+    targets = _unique_pairs(every[own > 1], partner[own > 1], n)
+    right = rng.integers(0, n, size=3 * len(every) + 8)
+    left = np.resize(rng.permutation(n), len(right))
+    strangers = labels[left] != labels[right]
+    imposters = _unique_pairs(left[strangers], right[strangers], n)[: len(targets)]
     pairs = np.concatenate([targets, imposters])
     truth = np.repeat([1, 0], [len(targets), len(imposters)])
     order = rng.permutation(len(pairs))
-    pairs, truth = pairs[order], truth[order]
-    return PairList.from_names(
-        [folder.name(i) for i in pairs[:, 0]],
-        [folder.name(i) for i in pairs[:, 1]],
-        truth if labelled else None,
-    )
+    left, right = ([folder.name(i) for i in side] for side in pairs[order].T)
+    return PairList.from_names(left, right, truth[order] if labelled else None)
 
 
 def _unique_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
-    """The different unordered pairs, int64 (m, 2), in the order in which they first come."""
+    """Return the different unordered pairs, int64 (m, 2), in the order of their first coming."""
     key = np.minimum(left, right) * n + np.maximum(left, right)
     first = np.sort(np.unique(key, return_index=True)[1])
     return np.stack([left[first], right[first]], axis=1)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.data import PairList, bad_lines, shown
-from labkit.data.pairs import MOST_PROBLEMS_SHOWN
+from labkit.data import PairList, bad_lines
+from labkit.data.pairs import MAX_BAD_LINES_SHOWN
 from labkit.evaluate.scorefiles import LONGEST_NUMBER, NUMBER
 from labkit.utils import UserError, reason
+from labkit.utils import printable as shown
 
 LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)
 LINE_ALLOWANCE = 2  # a line may be so many times as long as its names need
@@ -174,7 +175,7 @@ def check_hand_in(path: str | Path, key: Key) -> HandIn:
     def complain(words: str) -> None:
         nonlocal count
         count += 1
-        if len(problems) < MOST_PROBLEMS_SHOWN:
+        if len(problems) < MAX_BAD_LINES_SHOWN:
             problems.append(words)
 
     lines = 0

@@ -37,7 +37,7 @@ import torch
 from torchvision import transforms
 
 from labkit.config import TrainConfig
-from labkit.data import FaceFolder, PairList, make_pairs
+from labkit.data import FaceFolder, PairList, close_loader, make_pairs, train_loader
 from labkit.devices import make_accelerator, memory_kept, mixed_precision
 from labkit.embed import Embedder
 from labkit.evaluate import score_pairs
@@ -47,7 +47,6 @@ from labkit.models import InputSpec, build_model, describe
 from labkit.optim import build_optimizer
 from labkit.train import fit
 from labkit.train.step import TrainingStep, gradient_of
-from labkit.trainset import TrainingData
 
 LOSS = dict(margin=0.1, scale=30.0)
 CPU = torch.device("cpu")
@@ -145,9 +144,11 @@ class Measurements:
 
     def loader_ours(self) -> float:
         config = our_config(self.faces, self.scratch, LOADER_BATCH, 224)
-        loader = TrainingData.open(config).loader(CPU)
-        with contextlib.closing(loader):
+        loader = train_loader(FaceFolder.scan(self.faces), config, workers=config.workers)
+        try:
             return best_rate(lambda: count_images(loader))
+        finally:
+            close_loader(loader)
 
     def step_reference(self) -> float:
         trainer = self.reference().trainer(self.batch, self.batch)

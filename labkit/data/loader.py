@@ -1,0 +1,283 @@
+"""Identity-balanced batches: which images meet in a training step, and their pixels.
+
+Everything random here is a function of the seed, the epoch and the place in it, so that a run
+can be resumed in the middle of an epoch and be read by any number of workers or processes
+without a change in what is trained on.
+"""
+
+import atexit
+import os
+import signal
+import weakref
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from joblib import cpu_count
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from labkit.config import TrainConfig
+from labkit.data.folders import FaceFolder
+from labkit.data.images import CROP_DRAWS, decode_pixels, random_resized_crop
+from labkit.utils import UserError
+
+MAX_WORKERS = 8
+MISSING_GREY = 128
+_loaders: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
+
+
+class Item(NamedTuple):
+    """One identity in one batch: its label, its images, and the seed of their augmentation.
+
+    seed: the run's seed, the epoch, the step, and the place in the batch of all processes.
+    """
+
+    label: int
+    images: tuple[int, ...]
+    seed: tuple[int, ...]
+
+
+class TrainingBatch(NamedTuple):
+    """The images and labels of one training step.
+
+    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order.
+    labels: int64 (batch,).
+    unreadable: names of the images that could not be decoded, each replaced by another image of
+        its identity.
+    indices: int64 (batch, images_per_class), of the images in the face folder.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    unreadable: list[str]
+    indices: torch.Tensor
+
+
+class IdentityBatchSampler(Sampler[list[Item]]):
+    """Batches of `batch_size` different identities with `images_per_class` images of each.
+
+    In an epoch each identity gives at most `max_images_per_class` images, drawn anew, and every
+    batch is full. The steps of an epoch depend on the folder and the sizes alone. Sampling is
+    linear in the number of images. With several processes each gets its own part of the same
+    global batch.
+
+    Raises UserError when there are fewer identities (with enough images) than `batch_size`.
+    """
+
+    def __init__(
+        self,
+        folder: FaceFolder,
+        *,
+        batch_size: int,
+        images_per_class: int = 1,
+        max_images_per_class: int = 100,
+        seed: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        self.folder = folder
+        self.batch_size, self.images_per_class = batch_size, images_per_class
+        self.seed, self.rank, self.processes = seed, rank, processes
+        if batch_size % processes:
+            raise UserError(
+                f"the batch size {batch_size} cannot be shared equally by {processes} processes"
+            )
+        self._groups = np.minimum(folder.counts(), max_images_per_class) // images_per_class
+        usable = int((self._groups > 0).sum())
+        if usable < batch_size:
+            most = min(max_images_per_class, int(folder.counts().max()))
+            advice = f"batch_size to {usable}" if usable else f"images_per_class to {most}"
+            enough = "" if images_per_class == 1 else f" with {images_per_class} images or more"
+            raise UserError(
+                f"a batch of {batch_size} identities needs as many in {folder.root}, "
+                f"which has {usable}{enough}: set {advice} or less"
+            )
+        # The most batches that can be filled when an identity comes at most once in each.
+        self.steps = bisect_left(
+            range(1, int(self._groups.sum()) // batch_size + 1),
+            True,
+            key=lambda steps: np.minimum(self._groups, steps).sum() < steps * batch_size,
+        )
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the epoch to draw next, and the step to begin at."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        labels, images = self._draw()
+        share = self.batch_size // self.processes
+        places = range(self.rank * share, (self.rank + 1) * share)
+        for step in range(self.first_step, self.steps):
+            yield [
+                Item(
+                    int(labels[step, place]),
+                    tuple(images[step, place].tolist()),
+                    (self.seed, self.epoch, step, place),
+                )
+                for place in places
+            ]
+
+    def _draw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels (steps, batch) and image indices (steps, batch, images_per_class)."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        counts = np.minimum(self._groups, self.steps)
+        # Indices in random order within each identity; identities stay in their places.
+        mixed = rng.permutation(len(self.folder))
+        shuffled = mixed[np.argsort(self.folder.labels[mixed], kind="stable")]
+        order = rng.permutation(len(counts))
+        owner = np.repeat(order, counts[order])
+        firsts = np.cumsum(counts[order]) - counts[order]
+        within = np.arange(len(owner)) - np.repeat(firsts, counts[order])
+        kept = np.sort(rng.permutation(len(owner))[: self.steps * self.batch_size])
+        owner, within = owner[kept], within[kept]
+        first_image = self.folder.starts[owner] + within * self.images_per_class
+        images = shuffled[first_image[:, None] + np.arange(self.images_per_class)]
+        batch_of = _deal(owner, self.steps, rng)
+        place = np.argsort(batch_of, kind="stable").reshape(self.steps, self.batch_size)
+        return owner[place], images[place]
+
+
+def _deal(owner: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose a batch for each group of images, so that no batch gets two groups of one owner.
+
+    `owner` (steps * batch_size,) has the groups of an owner side by side, at most `steps` of
+    them. They are dealt like cards in rounds, each round one card to every batch in a new random
+    order. An owner whose cards run over the end of a round has its remaining cards, at the start
+    of the next one, kept from the batches that it was dealt to.
+    """
+    batch_of = np.empty(len(owner), dtype=np.int64)
+    for start in range(0, len(owner), steps):
+        turn = rng.permutation(steps)
+        if start and owner[start] == owner[start - 1]:
+            last_round = slice(start - steps, start)
+            has_one = np.zeros(steps, dtype=bool)
+            has_one[batch_of[last_round][owner[last_round] == owner[start]]] = True
+            over = int((owner[start : start + steps] == owner[start]).sum())
+            free, taken = turn[~has_one[turn]], turn[has_one[turn]]
+            turn = np.concatenate([free[:over], rng.permutation(np.r_[free[over:], taken])])
+        batch_of[start : start + steps] = turn
+    return batch_of
+
+
+class TrainingImages(Dataset):
+    """Decodes and augments the images of a batch: uint8 until the network's device.
+
+    Each is cropped by `random_resized_crop` and, with `mirror`, flipped every other time.
+    """
+
+    def __init__(self, folder: FaceFolder, *, image_size: int, mirror: bool = False):
+        self.folder, self.image_size, self.mirror = folder, image_size, mirror
+
+    def __getitems__(self, items: list[Item]) -> TrainingBatch:
+        size, per_class = self.image_size, len(items[0].images)
+        pixels = np.empty((len(items), per_class, size, size, 3), dtype=np.uint8)
+        # One generator for all numbers of a step, as making one costs more than drawing from it;
+        # those of a place in the batch are the same whichever process draws them.
+        seed, epoch, step, last = items[-1].seed
+        rng = np.random.default_rng([seed, epoch, step, 1])  # the 1: not the sampler's generator
+        draws = rng.random((last + 1, per_class, 1 + CROP_DRAWS))[-len(items) :]
+        unreadable: list[str] = []
+        for place, item in enumerate(items):
+            for j, index in enumerate(item.images):
+                image = self._decode(index, item.label, unreadable)
+                crop = random_resized_crop(image, size, draws[place, j, 1:])
+                flip = self.mirror and draws[place, j, 0] < 0.5
+                pixels[place, j] = crop[:, ::-1] if flip else crop
+        return TrainingBatch(
+            torch.from_numpy(pixels).permute(0, 1, 4, 2, 3),
+            torch.tensor([item.label for item in items]),
+            unreadable,
+            torch.tensor([item.images for item in items]),
+        )
+
+    def _decode(self, index: int, label: int, unreadable: list[str]) -> np.ndarray:
+        """Return the image, or the next readable one of its identity; grey when none is."""
+        own = self.folder.indices_of(label)
+        for turn in range(len(own)):
+            candidate = own[(index - own.start + turn) % len(own)]
+            try:
+                return decode_pixels(self.folder.path(candidate), min_size=self.image_size)
+            except UserError:
+                unreadable.append(self.folder.name(candidate))
+        return np.full((self.image_size, self.image_size, 3), MISSING_GREY, dtype=np.uint8)
+
+
+def train_loader(
+    folder: FaceFolder,
+    config: TrainConfig,
+    *,
+    workers: int | None = 0,
+    rank: int = 0,
+    processes: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Return a loader of the `TrainingBatch`es of process `rank`, out of `processes`.
+
+    `loader.batch_sampler.set_epoch(epoch, first_step)` chooses what the next pass gives.
+
+    workers: loader processes, which `close_loader` ends; None for as many as this process's share
+    of the cores allows, at most 8.
+
+    Raises UserError when the batches that `config` asks for cannot be filled.
+    """
+    sampler = IdentityBatchSampler(
+        folder,
+        batch_size=config.batch_size,
+        images_per_class=config.images_per_class,
+        max_images_per_class=config.max_images_per_class,
+        seed=config.seed,
+        rank=rank,
+        processes=processes,
+    )
+    if workers is None:
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        workers = min(MAX_WORKERS, max(cpu_count() // neighbours, 1))
+    loader = DataLoader(
+        TrainingImages(folder, image_size=config.image_size, mirror=config.mirror),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_ignore_signals,
+        # Else each epoch would draw from PyTorch's global generator, which the losses use.
+        generator=torch.Generator(),
+    )
+    _loaders.add(loader)
+    return loader
+
+
+def close_loader(loader: DataLoader) -> None:
+    """End the loader's worker processes, also in the middle of an epoch."""
+    batches, loader._iterator = loader._iterator, None
+    if loader.num_workers and batches is not None:
+        batches._shutdown_workers()
+        for worker in batches._workers:  # one that is slow with its last batch
+            worker.kill()
+            worker.join()
+
+
+@atexit.register
+def _close_all_loaders() -> None:
+    """Close what is open before `multiprocessing` sends SIGTERM to the workers and waits."""
+    for loader in list(_loaders):
+        close_loader(loader)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave a signal to all processes of a job to the one that trains.
+
+    It may still need batches to finish its step and save, and closes the loader then.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _as_it_is(batch: TrainingBatch) -> TrainingBatch:
+    return batch

@@ -1,0 +1,104 @@
+"""From image files to pixels."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labkit.data import centre_crop, decode_image
+from labkit.data.images import CROP_DRAWS, decode_pixels, random_resized_crop
+from labkit.utils import UserError
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def test_a_jpeg_decoded_small_looks_like_the_whole_one(tmp_path):
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    pixels[:, 128:] = 200
+    Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=95)
+    small, whole = decode_image(tmp_path / "x.jpg", min_size=60), decode_image(tmp_path / "x.jpg")
+    assert small.size == (64, 64) and whole.size == (256, 256)
+    difference = np.abs(
+        np.asarray(centre_crop(small, 32), int) - np.asarray(centre_crop(whole, 32), int)
+    )
+    assert difference.mean() < 2
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (300, 257), (97, 111)])
+@pytest.mark.parametrize("min_size", [None, 30, 64, 200])
+def test_a_jpeg_has_the_pixels_that_pillow_gives(shape, min_size):
+    file = io.BytesIO()
+    Image.fromarray(noise(*shape)).save(file, "JPEG", quality=80)
+    pillow = Image.open(file)
+    if min_size:
+        scale = min_size / min(shape)
+        pillow.draft("RGB", (round(shape[1] * scale), round(shape[0] * scale)))
+    assert np.array_equal(decode_pixels(file.getvalue(), min_size=min_size), np.asarray(pillow))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_every_kind_of_jpeg_becomes_rgb(tmp_path, mode):
+    Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode).save(tmp_path / "x.jpg")
+    pixels = decode_pixels(tmp_path / "x.jpg", min_size=20)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+def test_grey_of_16_bits_keeps_its_brightness(tmp_path):
+    Image.fromarray(np.full((20, 30), 32768, np.uint16)).save(tmp_path / "grey.png")
+    assert np.unique(decode_pixels(tmp_path / "grey.png")).tolist() in ([127], [128])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an image"),
+        (b"text, not an image", "not an image"),
+        # Pillow would start another program for this one.
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+        (b"\xff\xd8\xff\xe0 cut short", "damaged: "),
+        (None, "no such file"),
+    ],
+)
+def test_an_unreadable_image_is_named_with_the_reason(tmp_path, content, message):
+    path = tmp_path / "bad.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"bad\.jpg cannot be read: {message}"):
+        decode_image(path)
+
+
+def test_the_centre_crop_is_the_voxceleb_trainers():
+    """Resize the shorter side to 256 and cut the middle 224, in one step instead of two."""
+    gradient = np.linspace(0, 255, 200).astype(np.uint8)
+    image = Image.fromarray(np.stack([np.tile(gradient, (150, 1))] * 3, axis=2))
+    ours = np.asarray(centre_crop(image, 224), int)
+    resized = image.resize((round(200 * 256 / 150), 256), Image.Resampling.BILINEAR)
+    left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
+    theirs = np.asarray(resized.crop((left, top, left + 224, top + 224)), int)
+    assert np.abs(ours - theirs).max() <= 2
+
+
+def test_random_crops_keep_the_asked_share_of_the_area():
+    ramp = np.mgrid[0:200, 0:200].astype(np.uint8)
+    image = np.stack([ramp[0], ramp[1], ramp[0]], axis=2)
+    shares = []
+    for seed in range(200):
+        draws = np.random.default_rng(seed).random(CROP_DRAWS)
+        crop = random_resized_crop(image, 50, draws).astype(float)
+        height, width = np.ptp(crop[:, :, 0]) * 50 / 49, np.ptp(crop[:, :, 1]) * 50 / 49
+        shares.append(height * width / 200**2)
+    assert min(shares) > 0.76 and max(shares) < 1.04
+    assert np.mean(shares) == pytest.approx(0.88, abs=0.03)
+
+
+def test_a_random_crop_has_the_pixels_of_pillows_resize():
+    rough = Image.fromarray(noise(120, 100, seed=1))
+    smooth = np.array(rough.resize((200, 240), Image.Resampling.BICUBIC))
+    ours = random_resized_crop(
+        smooth, 64, np.zeros(CROP_DRAWS), scale=(1, 1), ratio=(200 / 240, 200 / 240)
+    )
+    theirs = np.asarray(Image.fromarray(smooth).resize((64, 64), Image.Resampling.BILINEAR), int)
+    assert np.abs(ours - theirs).max() <= 1
