@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from labkit.checkpoint import save_weights
 from labkit.data import FaceFolder, centre_crop
 from labkit.embed import Embedder
 from labkit.models import InputSpec, build_model
-from labkit.utils import UserError
+from labkit.utils import UserError, map_ahead
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,35 @@ def test_bad_images_and_devices_are_one_clear_line(embedder, tmp_path):
         Embedder(embedder.weights_path, device="cuda:99")
     with pytest.raises(UserError, match="no device 'quantum'"):
         Embedder(embedder.weights_path, device="quantum")
+    with pytest.raises(UserError, match="no precision 'int3'"):
+        Embedder(embedder.weights_path, device="cpu", precision="int3")
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_embeddings_that_are_of_no_use_are_refused_with_the_name_of_the_image(tmp_path, value):
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.good = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            bright = images.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] > 0
+            return torch.where(bright, self.good, value).expand(-1, 4)
+
+    for name, grey in (("good", 250), ("bad", 5)):
+        Image.new("RGB", (20, 20), (grey,) * 3).save(tmp_path / f"{name}.png")
+    embedder = Embedder.of_model(Broken(), InputSpec(image_size=16), 4, quiet=True)
+    assert embedder.files([tmp_path / "good.png"]).shape == (1, 4)
+    with pytest.raises(UserError, match=r"embedding of .*bad.png is zero or not finite \(1 are"):
+        embedder.files([tmp_path / "good.png", tmp_path / "bad.png"])
+
+
+def test_results_come_in_order_and_no_more_than_asked_are_computed_ahead():
+    started = []
+    with ThreadPoolExecutor(2) as pool:
+        results = map_ahead(pool, lambda x: started.append(x) or x * x, range(50), 5)
+        assert next(results) == 0 and len(started) <= 6
+        assert list(results) == [x * x for x in range(1, 50)]
 
 
 def test_sixteen_bits_give_nearly_the_same_and_leave_the_network_alone():

@@ -10,10 +10,8 @@ import torch
 from labkit.checkpoint import save_weights
 from labkit.cli import main
 from labkit.data import PairList
-from labkit.embed import Embedder
 from labkit.evaluate import read_scores, write_scores
 from labkit.models import InputSpec, build_model
-from labkit.utils import UserError
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +26,11 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def evaluate(data_directory, weights, capsys):
     """`labkit eval` on the test list: a function from further flags to (code, out, err)."""
-    test = [
-        "--test_path",
-        data_directory / "test",
-        "--test_list",
-        data_directory / "test_pairs.csv",
-    ]
+    test = ["--test_path", data_directory / "test"]
+    test += ["--test_list", data_directory / "test_pairs.csv", "--device", "cpu"]
 
     def call(*flags):
-        code = main(
-            [str(x) for x in ("eval", "--weights", weights, *test, "--device", "cpu", *flags)]
-        )
+        code = main([str(x) for x in ("eval", "--weights", weights, *test, *flags)])
         return code, *capsys.readouterr()
 
     return call
@@ -94,16 +86,3 @@ def test_any_precision_gives_nearly_the_same_scores(data_directory, evaluate, tm
         assert code == 0, err
         scores[precision] = read_scores(file).scores
     assert 0 < np.abs(scores["fp32"] - scores["bf16"]).max() < 0.02
-
-
-def test_embeddings_are_float32_of_length_one_in_every_precision(weights):
-    images = list(np.random.default_rng(0).integers(0, 255, (3, 60, 60, 3), np.uint8))
-    exact = Embedder(weights, device="cpu")(images)
-    for precision in ("bf16", "auto", "fp32"):
-        rows = Embedder(weights, device="cpu", precision=precision)(images)
-        assert rows.dtype == np.float32
-        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
-        assert (rows * exact).sum(axis=1).min() > 0.995
-    np.testing.assert_array_equal(rows, exact)
-    with pytest.raises(UserError, match="no precision 'int3'"):
-        Embedder(weights, device="cpu", precision="int3")

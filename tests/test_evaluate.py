@@ -125,6 +125,13 @@ def test_unusable_embeddings_are_named():
             score_embeddings(embeddings, pairs)
 
 
+def test_awkward_names_survive_a_score_file(tmp_path):
+    pairs = PairList.from_names(['a, "b"/1.jpg'], ["김/가.jpg"], [0])
+    write_scores(tmp_path / "s.csv", np.array([1e-30]), pairs)
+    back = read_scores(tmp_path / "s.csv")
+    assert back.pairs.name_pair(0) == pairs.name_pair(0) and list(back.scores) == [1e-30]
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_score_file_comes_back_exactly_as_it_was_written(tmp_path, scored, labelled):
     scores, _ = scored
@@ -141,14 +148,6 @@ def test_a_score_file_comes_back_exactly_as_it_was_written(tmp_path, scored, lab
         assert back.labels is None
     columns = (tmp_path / "scores.csv").read_text().splitlines()[0].split(",")
     assert columns[-2:] == list(pairs.name_pair(0)) and len(columns) == 3 + labelled
-
-
-def test_awkward_names_survive_a_score_file(tmp_path):
-    pairs = PairList.from_names(['a, "b"/1.jpg', "김/가.jpg"], ["c/1.jpg", "c/2.jpg"], [0, 1])
-    write_scores(tmp_path / "s.csv", np.array([0.25, 1e-30]), pairs)
-    back = read_scores(tmp_path / "s.csv")
-    assert [back.pairs.name_pair(i) for i in (0, 1)] == [pairs.name_pair(i) for i in (0, 1)]
-    assert list(back.scores) == [0.25, 1e-30]
 
 
 def test_wrong_scores_are_not_written(tmp_path):
@@ -187,14 +186,6 @@ def test_all_bad_lines_of_a_score_file_are_reported_at_once(tmp_path):
         assert (found is None) == (problem is None)
         if problem:
             assert re.search(problem, found[1])
-
-
-def test_only_the_first_twenty_bad_lines_are_shown(tmp_path):
-    path = tmp_path / "scores.csv"
-    path.write_text("".join(f"bad,a/{i}.jpg,b/1.jpg\n" for i in range(100)))
-    with pytest.raises(UserError, match=r"100 bad lines.*line 20: .*and 80 more") as error:
-        read_scores(path)
-    assert "line 21:" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -268,10 +259,10 @@ def test_a_report_holds_the_metrics_of_its_list(report, scored):
 
 def test_the_hardest_pairs_are_the_lowest_targets_and_the_highest_imposters(report, scored):
     scores, pairs = scored
-    by_hand = sorted((s, i) for i, s in enumerate(scores) if pairs.labels[i] == 1)
-    assert [i for _, i in by_hand[:12]] == list(report.hardest_targets)
-    by_hand = sorted((s, i) for i, s in enumerate(scores) if pairs.labels[i] == 0)
-    assert [i for _, i in by_hand[::-1][:12]] == list(report.hardest_imposters)
+    target = pairs.labels == 1
+    assert list(scores[report.hardest_targets]) == sorted(scores[target])[:12]
+    assert list(scores[report.hardest_imposters]) == sorted(scores[~target])[:-13:-1]
+    assert target[report.hardest_targets].all() and not target[report.hardest_imposters].any()
 
 
 def test_errors_by_identity_are_those_of_the_pairs_with_that_person(report, scored):
@@ -300,7 +291,7 @@ def test_a_blind_list_gives_no_report():
 
 
 def test_a_saved_report_stands_alone(tmp_path, report, faces):
-    paths = report.save(tmp_path / "report", root=faces)
+    paths = save_report([report], tmp_path / "report", root=faces)
     figures = {"det", "roc", "scores", "identities", "hardest_targets", "hardest_imposters"}
     assert set(paths) == figures | {"summary", "pdf", "html"}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {

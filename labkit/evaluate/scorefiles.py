@@ -6,7 +6,6 @@ CSV without a header, one line per pair, larger scores for more alike faces.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,32 +46,30 @@ class ScoreFile:
         list is blind, when a pair of either side is missing from the other, or when this file
         has labels that contradict the list's.
         """
-        what = str(self.path or "the score file")
         if pairs.labels is None:
             raise UserError("the list of labels is blind itself: give one with labels")
-        place = {_ordered(*self.pairs.name_pair(i)): i for i in range(len(self))}
-        wanted = [_ordered(*pairs.name_pair(i)) for i in range(len(pairs))]
+        what = self.path or "the score file"
+        place = {pair: i for i, pair in enumerate(_ordered_pairs(self.pairs))}
+        wanted = _ordered_pairs(pairs)
         problems = []
         if missing := [pair for pair in wanted if pair not in place]:
             problems.append(f"lacks {_some(missing)} of the labelled list")
         if extra := sorted(place.keys() - set(wanted)):
             problems.append(f"has {_some(extra)} that the labelled list lacks")
         if problems:
-            raise UserError(f"{what} does not fit: it " + ", and ".join(problems))
+            raise UserError(f"{what} does not fit: it {', and '.join(problems)}")
         order = np.array([place[pair] for pair in wanted])
-        if self.labels is not None:
-            wrong = np.flatnonzero(self.labels[order] != pairs.labels)
-            if len(wrong):
-                told = _some([wanted[i] for i in wrong])
-                raise UserError(f"{what} has another label for {told} than the list")
+        if self.labels is not None and (wrong := self.labels[order] != pairs.labels).any():
+            told = _some([wanted[i] for i in np.flatnonzero(wrong)])
+            raise UserError(f"{what} has another label for {told} than the list")
         return ScoreFile(self.scores[order], pairs, self.path)
 
 
-def _ordered(left: str, right: str) -> tuple[str, str]:
-    return (left, right) if left < right else (right, left)
+def _ordered_pairs(pairs: PairList) -> list[tuple[str, ...]]:
+    return [tuple(sorted(pairs.name_pair(i))) for i in range(len(pairs))]
 
 
-def _some(pairs: Sequence[tuple[str, str]]) -> str:
+def _some(pairs: Sequence[tuple[str, ...]]) -> str:
     """`3 pairs (a/1.jpg,b/1.jpg; …)`."""
     names = [",".join(map(printable, pair)) for pair in pairs[:MAX_PAIRS_SHOWN]]
     names += ["…"] * (len(pairs) > MAX_PAIRS_SHOWN)
@@ -92,9 +89,11 @@ def write_scores(path: str | Path, scores: np.ndarray, pairs: PairList) -> None:
         i = int(np.flatnonzero(~np.isfinite(scores))[0])
         names = " and ".join(pairs.name_pair(i))
         raise UserError(f"the score of {names} is {scores[i]}: every score must be a number")
-    labels = [()] * len(pairs) if pairs.labels is None else [(int(x),) for x in pairs.labels]
-    write_csv(path, ((f"{s:.9g}", *label, *pairs.name_pair(i))
-                     for i, (s, label) in enumerate(zip(scores, labels))))  # fmt: skip
+    columns = [(f"{score:.9g}" for score in scores)]
+    if pairs.labels is not None:
+        columns.append(pairs.labels.tolist())
+    rows = zip(*columns, map(pairs.name_pair, range(len(pairs))))
+    write_csv(path, ((*values, *names) for *values, names in rows))
 
 
 def read_scores(path: str | Path) -> ScoreFile:
@@ -105,21 +104,21 @@ def read_scores(path: str | Path) -> ScoreFile:
     that leaves the folder, an image compared with itself, a pair that came before (with the same
     or with the other label).
     """
-    path, lines = Path(path), read_csv_rows(path, "score file")
-    if not lines:
+    rows = read_csv_rows(path, "score file")
+    if not rows:
         raise UserError(f"{path} holds no scores")
-    columns = next((len(row) for _, row in lines if len(row) in (3, 4)), 4)
-    left, right, labels, scores = zip(*parse_pairs(path, lines, partial(_parse, columns=columns)))
+    columns = next((len(row) for _, row in rows if len(row) in (3, 4)), 4)
+    expected = "4 columns (score, label, file, file)" if columns == 4 else "3 (score, file, file)"
+
+    def parse(row: list[str]) -> tuple[str, str, int, float]:
+        if len(row) != columns:
+            raise ValueError(f"expected {expected}, found {len(row)}")
+        score, *label, left, right = row
+        if not NUMBER.fullmatch(score) or len(score) > LONGEST_NUMBER or np.isinf(float(score)):
+            raise ValueError(f"the score must be a finite number, found '{printable(score)}'")
+        check_pair(left, right)
+        return left, right, parse_label(label[0]) if label else 0, float(score)
+
+    left, right, labels, scores = zip(*parse_pairs(path, rows, parse))
     pairs = PairList.from_names(left, right, labels if columns == 4 else None)
-    return ScoreFile(np.array(scores), pairs, path)
-
-
-def _parse(row: list[str], columns: int) -> tuple[str, str, int, float]:
-    if len(row) != columns:
-        expected = "score, label, file, file" if columns == 4 else "score, file, file"
-        raise ValueError(f"expected {columns} columns ({expected}), found {len(row)}")
-    score, *label, left, right = row
-    if not NUMBER.fullmatch(score) or len(score) > LONGEST_NUMBER or abs(float(score)) == np.inf:
-        raise ValueError(f"the score must be a finite number, found '{printable(score)}'")
-    check_pair(left, right)
-    return left, right, parse_label(*label) if label else 0, float(score)
+    return ScoreFile(np.array(scores), pairs, Path(path))

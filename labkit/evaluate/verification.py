@@ -217,9 +217,3 @@ class VerificationReport:
             f"  AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}, "
             f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %"
         )
-
-    def save(self, folder: str | Path, root: str | Path | None = None) -> dict[str, Path]:
-        """Write the report into a folder; see `save_report`."""
-        from labkit.evaluate.report import save_report
-
-        return save_report([self], folder, root=root)

@@ -1,8 +1,8 @@
-"""Evaluation beside the reference trainer's own code, both in this one run.
+"""Evaluation beside the VoxCeleb trainer's own code, both in this one run.
 
     python tests/benchmarks/evaluation.py --reference CHECKOUT [--pairs 10000000] [--images 300]
 
-CHECKOUT holds the reference trainer (EmbedNet.py, DatasetLoader.py, utils.py, models/). Its code
+CHECKOUT holds the VoxCeleb trainer (EmbedNet.py, DatasetLoader.py, utils.py, models/). Its code
 runs as it is: `ModelTrainer.evaluateFromList` reads the list, embeds one image per forward pass
 and scores each line with one call of `cosine_similarity`. Only its progress bar is replaced, by a
 stopwatch; where there is no GPU its `.cuda()` calls do nothing; and where torchaudio, which it
@@ -27,12 +27,12 @@ from PIL import Image
 from torchvision import transforms
 
 from labkit import metrics
+from labkit.checkpoint import load_reference_model
 from labkit.data import PairList
 from labkit.devices import best_device, mixed_precision
 from labkit.embed import Embedder
 from labkit.evaluate import score_embeddings
 from labkit.models import InputSpec
-from labkit.reference import load_reference_model
 
 
 def seconds(call) -> tuple[float, object]:
@@ -46,7 +46,7 @@ def row(what: str, reference: float, ours: float, unit: str) -> None:
 
 
 class Reference:
-    """The reference trainer, imported from its checkout, around a network with random weights."""
+    """The VoxCeleb trainer, imported from its checkout, around a network with random weights."""
 
     def __init__(self, checkout: Path, model: str):
         sys.path.insert(0, str(checkout))
@@ -112,7 +112,7 @@ def _no_pixels(image) -> torch.Tensor:
 
 
 def make_list(folder: Path, names: list[str], lines: int, rng, side: int) -> PairList:
-    """Write JPEGs of `side` pixels, and a list of random pairs of them, as the reference reads."""
+    """Write JPEGs of `side` pixels, and a list of random pairs of them, as the trainer reads."""
     for name in names:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -173,10 +173,10 @@ def error_rates(reference: Reference, pairs: int) -> None:
     scores = (rng.normal(size=pairs) + 2 * labels).astype(np.float32)
     slow, expected = seconds(lambda: reference.error_rate(scores, labels))
     fast, eer = seconds(lambda: metrics.eer(scores, labels))
-    same, figure = seconds(lambda: metrics.reference_eer(scores, labels))
+    same, figure = seconds(lambda: metrics.voxceleb_eer(scores, labels))
     row("EER", pairs / slow, pairs / fast, "pairs/s")
-    print(f"    EER of {pairs:,} pairs in {fast:.2f} s (the reference's figure in {same:.2f} s)")
-    print(f"    {eer:.6f} %; reference's figure {figure:.6f} %, by its own code {expected:.6f} %")
+    print(f"    EER of {pairs:,} pairs in {fast:.2f} s (the trainer's figure in {same:.2f} s)")
+    print(f"    {eer:.6f} %; trainer's figure {figure:.6f} %, by its own code {expected:.6f} %")
     for what in ("roc", "auc", "tar_at_far", "min_dcf", "eer_threshold"):
         took, _ = seconds(lambda what=what: getattr(metrics, what)(scores, labels))
         print(f"    {what} of {pairs:,} pairs in {took:.2f} s")
@@ -186,13 +186,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", type=Path, required=True, metavar="CHECKOUT")
     parser.add_argument("--pairs", type=int, default=10_000_000)
-    parser.add_argument("--lines", type=int, default=50_000, help="that the reference scores")
+    parser.add_argument("--lines", type=int, default=50_000, help="that the trainer scores")
     parser.add_argument("--files", type=int, nargs="+", default=[5_000, 50_000])
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--model", default="ThinResNet34")
     args = parser.parse_args()
     reference = Reference(args.reference.resolve(), args.model)
-    print(f"{'':40s} {'reference':>14s} {'here':>14s}")
+    print(f"{'':40s} {'trainer':>14s} {'here':>14s}")
     if args.images:
         embedding(reference, args.images, args.model)
     for files in args.files:
