@@ -3,29 +3,29 @@ import io
 import itertools
 import json
 import re
-import warnings
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import labkit
 from labkit.facemap import (
+    METHODS,
     faithfulness,
-    grid,
     layout,
     map_figure,
     notebook_view,
-    page,
     place,
     poster,
     save_poster,
     snapped,
     to_grid,
     to_html,
-    umap,
 )
-from labkit.facemap.neighbours import nearest
-from labkit.facemap.page import coloured
+from labkit.facemap.page import grouped
 from labkit.utils import UserError
 
 
@@ -44,7 +44,7 @@ def tiles(count):
     ]
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
 def test_few_faces_have_places_too(method, count):
     xy = layout(np.random.default_rng(0).normal(size=(count, 8)), method)
@@ -52,40 +52,15 @@ def test_few_faces_have_places_too(method, count):
     assert np.isfinite(xy).all() and xy.min() >= 0 and xy.max() <= 1
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_layout_is_repeatable_and_keeps_groups_together(method):
     points, labels = clusters()
     xy = layout(points, method, seed=3)
     assert np.array_equal(xy, layout(points, method, seed=3))
+    if method == "umap":  # the others have nothing random that matters
+        assert not np.array_equal(xy, layout(points, method, seed=2))
     assert faithfulness(points, xy, labels, k=5)["identity_purity"] > 0.95
     assert np.ptp(xy, axis=0).max() == pytest.approx(1, abs=1e-6)
-
-
-def test_umap_is_repeatable_and_keeps_groups_together():
-    points, labels = clusters(groups=3, each=10)
-    xy = layout(points, "umap", seed=1)
-    assert np.array_equal(xy, layout(points, "umap", seed=1))
-    assert not np.array_equal(xy, layout(points, "umap", seed=2))
-    assert faithfulness(points, xy, labels, k=5)["identity_purity"] > 0.95
-    assert layout(points[:5], "umap").shape == (5, 2)
-    assert np.array_equal(layout(points[:3], "umap"), layout(points[:3], "pca"))
-    assert np.isfinite(layout(np.ones((40, 8)), "umap")).all()
-
-
-def test_umap_has_the_graph_the_curve_and_the_faithfulness_of_umap_learn():
-    library = pytest.importorskip("umap")
-    points, labels = clusters(groups=12, each=25, size=32)
-    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        oracle = library.UMAP(metric="cosine", min_dist=0.15, random_state=0).fit(points)
-    graph = umap.neighbour_graph(*nearest(points, 14))
-    assert abs(oracle.graph_ - graph).max() < 0.005
-    assert umap.curve() == pytest.approx(library.umap_.find_ab_params(1.0, 0.15), rel=1e-4)
-    ours = faithfulness(points, layout(points, "umap"), labels)
-    theirs = faithfulness(points, oracle.embedding_, labels)
-    for name in ("trustworthiness", "neighbours_kept", "identity_purity"):
-        assert ours[name] > theirs[name] - 0.03, name
 
 
 def test_pca_equals_scikit_learns():
@@ -101,44 +76,39 @@ def test_pca_equals_scikit_learns():
     assert ratio == pytest.approx(np.ptp(wanted[:, 1]) / np.ptp(wanted[:, 0]), rel=1e-3)
 
 
-def test_equal_faces_lie_in_one_place():
-    xy = layout(np.ones((6, 4)), "pca")
-    assert np.abs(xy - xy[0]).max() < 1e-6
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_faces_lie_in_one_place(method):
+    xy = layout(np.ones((6, 4)), method)
+    assert np.isfinite(xy).all() and np.abs(xy - xy[0]).max() < 1e-6
 
 
 def test_wrong_input_to_a_layout_is_named():
-    with pytest.raises(UserError, match="unknown layout 'isomap'"):
-        layout(np.ones((3, 3)), "isomap")
+    with pytest.raises(UserError, match="unknown layout 'umpa'; use one of umap, tsne, pca"):
+        layout(None, "umpa")
     with pytest.raises(UserError, match="not finite"):
         layout(np.array([[1.0, np.nan]]), "pca")
     with pytest.raises(UserError, match="no faces"):
         layout(np.empty((0, 8)), "pca")
 
 
-@pytest.mark.parametrize("k", [3, 10])
-def test_trustworthiness_equals_scikit_learns(k):
-    from sklearn.manifold import trustworthiness
-
-    rng = np.random.default_rng(k)
-    points, xy = rng.normal(size=(80, 12)), rng.normal(size=(80, 2))
-    wanted = trustworthiness(points, xy, n_neighbors=k, metric="cosine")
-    assert faithfulness(points, xy, k=k)["trustworthiness"] == pytest.approx(wanted, abs=1e-9)
-
-
-def test_neighbours_kept_and_purity_equal_a_loop():
+def test_the_numbers_of_faithfulness_equal_a_loop():
     rng = np.random.default_rng(0)
     points, xy, labels = rng.normal(size=(50, 6)), rng.normal(size=(50, 2)), rng.integers(0, 9, 50)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    kept, pure = [], []
+    kept, pure, penalty = [], [], 0
     for i in range(50):
         others = [j for j in range(50) if j != i]
-        true = sorted(others, key=lambda j: -float(unit[i] @ unit[j]))[:4]
+        ranked = sorted(others, key=lambda j: -float(unit[i] @ unit[j]))
         near = sorted(others, key=lambda j: float(((xy[i] - xy[j]) ** 2).sum()))[:4]
-        kept.append(len(set(true) & set(near)) / 4)
+        kept.append(len(set(ranked[:4]) & set(near)) / 4)
+        penalty += sum(max(ranked.index(j) + 1 - 4, 0) for j in near)
         possible = min((labels == labels[i]).sum() - 1, 4)
         if possible:
             pure.append(sum(labels[j] == labels[i] for j in near) / possible)
     faith = faithfulness(points, xy, labels, k=4)
+    # Venna and Kaski (2001), equation 3
+    trust = 1 - 2 / (50 * 4 * (2 * 50 - 3 * 4 - 1)) * penalty
+    assert faith["trustworthiness"] == pytest.approx(trust)
     assert faith["neighbours_kept"] == pytest.approx(np.mean(kept))
     assert faith["identity_purity"] == pytest.approx(np.mean(pure))
 
@@ -155,18 +125,16 @@ def test_faithfulness_of_a_sample_is_close_to_that_of_all(monkeypatch):
     assert faithfulness(points[:2], xy[:2], labels[:2])["trustworthiness"] == 1
 
 
-def squared_moves(xy, cells, columns, rows):
-    return ((grid._stretched(np.asarray(xy, dtype=float), columns, rows) - cells) ** 2).sum()
-
-
 def test_the_grid_is_the_best_of_all_assignments():
     xy = np.random.default_rng(4).random((6, 2))
-    cells = to_grid(xy, columns=3)
-    best = min(
-        squared_moves(xy, np.array(order), 3, 2)
-        for order in itertools.permutations([(c, r) for r in range(2) for c in range(3)])
-    )
-    assert squared_moves(xy, cells, 3, 2) == pytest.approx(best)
+    wanted = (xy - xy.min(axis=0)) / np.ptp(xy, axis=0) * (2, -1) + (0, 1)
+
+    def moves(cells):
+        return ((wanted - cells) ** 2).sum()
+
+    places = [(column, row) for row in range(2) for column in range(3)]
+    best = min(moves(np.array(order)) for order in itertools.permutations(places))
+    assert moves(to_grid(xy, columns=3)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("count,columns", [(0, None), (1, None), (2, 1), (7, 3), (10, 99), (50, 4)])
@@ -193,15 +161,12 @@ def test_a_map_on_its_grid_is_a_map():
     assert snapped(xy[:1]).tolist() == [[0.5, 0.5]] and snapped(xy[:0]).shape == (0, 2)
 
 
-def test_a_large_grid_has_no_overlap_and_is_near_the_best(monkeypatch):
-    xy = layout(clusters(groups=8, each=100)[0], "pca")
-    exact = to_grid(xy)
-    monkeypatch.setattr(grid, "EXACT_GRID", 100)
-    monkeypatch.setattr(grid, "BLOCK", 144)
-    near = to_grid(xy)
-    assert len({tuple(cell) for cell in near}) == len(xy)
-    ratio = squared_moves(xy, near, 29, 28) / squared_moves(xy, exact, 29, 28)
-    assert 1 <= ratio < 1.2
+def test_a_large_grid_has_no_overlap_and_keeps_the_order_of_the_map():
+    xy = np.random.default_rng(0).random((3001, 2))
+    cells = to_grid(xy)
+    assert len({tuple(cell) for cell in cells}) == 3001 and cells.max() < 55
+    for axis, order in ((0, 1), (1, -1)):
+        assert order * np.corrcoef(xy[:, axis], cells[:, axis])[0, 1] > 0.99
 
 
 def test_a_new_photo_lies_by_its_neighbours():
@@ -249,9 +214,9 @@ def test_the_figure_has_one_panel_per_layout():
 
 def make_page(path, count=12, **settings):
     points = np.random.default_rng(0).normal(size=(count, 8))
-    names = [f"Star <{i}>" for i in range(count)]
+    names = [f"</script><!-- <b>{i}" for i in range(count)]
     maps = {"pca": layout(points, "pca"), "grid": snapped(layout(points, "pca"))}
-    return to_html(path, maps, tiles(settings.pop("pictures", count)), names, points, **settings)
+    return to_html(path, maps, tiles(count), names, points, **settings)
 
 
 def data_of(path) -> dict:
@@ -262,47 +227,35 @@ def data_of(path) -> dict:
     return json.loads(text)
 
 
-def numbers(text, kind):
-    return np.frombuffer(base64.b64decode(text), dtype=kind)
-
-
-def sheet_of(data, i):
-    return Image.open(io.BytesIO(base64.b64decode(data["sheets"][i].split(",")[1])))
-
-
 def test_the_page_stands_alone_and_says_that_faces_are_synthetic(tmp_path):
     note = "All faces here are synthetic"
     path = make_page(tmp_path / "map.html", note=note, title="Stars & more")
     text = path.read_text()
     assert note in text and "<title>Stars &amp; more</title>" in text
     assert not re.search(r"(src|href)=|url\(.?http|import ", text.replace('href="data:,"', ""))
-    assert "Star <3>" not in text and data_of(path)["names"][3] == "Star <3>"
+    assert "<b>3" not in text and data_of(path)["names"][3] == "</script><!-- <b>3"
 
 
-def test_the_page_holds_each_picture_once_in_its_place_on_a_sheet(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "SHEET", 224)  # two by two pictures of 112 pixels
-    faces = tiles(7)
-    data = data_of(make_page(tmp_path / "map.html", 7))
-    assert data["across"] == 2 and len(data["sheets"]) == 2
-    assert (data["wide"], data["high"]) == ([224, 224], [224, 224])
-    for i, face in enumerate(faces):
-        row, column = divmod(i % 4, 2)
-        seen = sheet_of(data, i // 4).getpixel((column * 112 + 3, row * 112 + 108))
+def test_the_page_holds_each_picture_in_its_place_on_a_sheet(tmp_path):
+    data = data_of(make_page(tmp_path / "map.html", 330))  # 18 by 18 of 112 pixels, and 6 more
+    across = data["across"]
+    assert data["side"] == 112 and len(data["sheets"]) == 2
+    assert data["sheets"][1]["wide"], data["sheets"][1]["high"] == (6 * 112, 112)
+    for i, face in list(enumerate(tiles(330)))[::47] + [(329, tiles(330)[329])]:
+        row, column = divmod(i % across**2, across)
+        encoded = data["sheets"][i // across**2]["address"].split(",")[1]
+        sheet = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        seen = sheet.getpixel((column * 112 + 3, row * 112 + 108))
         assert np.abs(np.array(seen) - face.getpixel((0, 0))).max() < 6
-    shown = np.arange(12) % 3
-    path = make_page(tmp_path / "map.html", pictures=3, shown=shown, details=["x"] * 12)
-    data = data_of(path)
-    assert numbers(data["shown"], "<i4").tolist() == shown.tolist()
-    assert data["wide"] == [224] and data["high"] == [224]
     with pytest.raises(UserError, match="3 thumbnails for a map of 12 faces"):
-        make_page(tmp_path / "map.html", pictures=3)
+        to_html(tmp_path / "map.html", np.zeros((12, 2)), tiles(3), ["x"] * 12)
 
 
 def test_the_page_holds_the_places_of_each_layout_and_how_faithful_it_is(tmp_path):
     points = np.random.default_rng(0).normal(size=(12, 8))
     pca, grid_map = data_of(make_page(tmp_path / "map.html"))["maps"]
     assert (pca["title"], grid_map["title"]) == ("PCA", "Grid")
-    assert np.array_equal(numbers(pca["places"], "<f4").reshape(12, 2), layout(points, "pca"))
+    np.testing.assert_allclose(pca["places"], layout(points, "pca"), atol=1e-4)
     assert "trustworthiness" in pca["line"]
 
 
@@ -310,34 +263,41 @@ def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
     points = np.random.default_rng(0).normal(size=(30, 8))
     points[20:] = points[:10]  # equal faces must not name themselves
     path = to_html(tmp_path / "map.html", points[:, :2], tiles(30), ["x"] * 30, points)
-    near = data_of(path)["near"]
-    faces = numbers(near["face"], "<i4").reshape(30, page.NEIGHBOURS)
-    alike = numbers(near["similarity"], "<f4").reshape(30, page.NEIGHBOURS)
+    faces, alike = (np.array(data_of(path)[name]) for name in ("near", "similarities"))
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     truth = unit @ unit.T
     np.fill_diagonal(truth, -9)
     for i in range(30):
-        assert i not in faces[i] and len(set(faces[i])) == page.NEIGHBOURS
-        assert np.allclose(alike[i], np.sort(truth[i])[::-1][: page.NEIGHBOURS], atol=1e-5)
-        assert np.allclose(truth[i][faces[i]], alike[i], atol=1e-5)
+        assert i not in faces[i] and len(set(faces[i])) == 12
+        assert np.allclose(alike[i], np.sort(truth[i])[::-1][:12], atol=1e-4)
+        assert np.allclose(truth[i][faces[i]], alike[i], atol=1e-4)
 
 
-def test_a_page_of_one_face_and_one_of_many_small_pictures(tmp_path, monkeypatch):
-    one = to_html(tmp_path / "one.html", np.array([[0.5, 0.5]]), tiles(1), ["x"], np.ones((1, 4)))
-    assert data_of(one)["near"]["k"] == 0 and data_of(one)["side"] == 112
-    monkeypatch.setattr(page, "PICTURE_SIDES", ((5, 112), (float("inf"), 32)))
-    assert data_of(make_page(tmp_path / "many.html"))["side"] == 32
+def test_a_page_of_one_face_and_one_without_embeddings(tmp_path):
+    for embeddings in (np.ones((1, 4)), None):
+        page = to_html(tmp_path / "one.html", np.array([[0.5, 0.5]]), tiles(1), ["x"], embeddings)
+        assert data_of(page)["near"] == []
 
 
 def test_colours_by_text_and_by_number():
-    palette, places = coloured(["b", "a", "b"])
-    assert [text for text, _ in palette] == ["a", "b"] and places.tolist() == [1, 0, 1]
-    palette, places = coloured(np.arange(100.0))
-    assert len(palette) == 8 and (np.diff(places) >= 0).all() and places.max() == 7
-    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for _, colour in palette)
+    found = grouped(["b", "a", "b"])
+    assert [text for text, _ in found["palette"]] == ["a", "b"] and found["groups"] == [1, 0, 1]
+    found = grouped([str(number) for number in range(100)])
+    assert len(found["palette"]) == 8 and found["groups"] == sorted(found["groups"])
+    assert max(found["groups"]) == 7
+    assert len({colour for _, colour in found["palette"]}) == 8
 
 
 def test_the_notebook_view_is_a_sandboxed_frame(tmp_path):
     path = tmp_path / "page.html"
     path.write_text('<p class="a">hello</p>')
-    assert 'srcdoc="&lt;p class=&quot;a&quot;&gt;' in notebook_view(path).data
+    assert 'srcdoc="&lt;p class=&#34;a&#34;&gt;' in notebook_view(path).data
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize(
+    "script", sorted(Path(labkit.__file__).parent.rglob("*.js")), ids=lambda path: path.name
+)
+def test_what_the_browser_runs_is_valid_javascript(script):
+    done = subprocess.run(["node", "--check", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

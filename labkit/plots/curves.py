@@ -242,7 +242,7 @@ def identity_eer(report, most: int = 25) -> LabFigure:
     left.set(ylim=(len(hard) - 0.5, -0.5), xlabel="EER of this person's pairs (%)")
     left.set_title("Hardest people" if len(hard) < len(known) else "People by EER")
     bins = int(np.clip(2 * np.sqrt(len(known)), 6, 30))
-    right.hist(known, bins, (0, max(float(known.max()), 1.0)), alpha=0.45)
+    right.hist(known, bins, range=(0, max(known.max(), 1.0)), alpha=0.45)
     right.set(xlabel="EER of a person's pairs (%)", ylabel="people")
     right.set_title(f"All {len(known):,} people")
     right.yaxis.get_major_locator().set_params(integer=True)

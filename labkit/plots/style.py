@@ -58,7 +58,9 @@ def styled(draw):
     def inside(*args, **kwargs):
         with matplotlib.rc_context({**STYLE, "font.family": fonts()}):
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()  # ticks are made now, in this style
+            for _ in range(2):  # ticks are made in this style; the layout settles
+                figure.draw_without_rendering()
+            figure.set_layout_engine("none")
             return figure
 
     return inside
