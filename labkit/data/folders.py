@@ -20,19 +20,12 @@ class FaceFolder:
 
     root: the folder. identities: names of the identities, sorted. labels: int64 (n,),
     non-decreasing; image i shows `identities[labels[i]]`. starts: int64 (identities + 1,), where
-    the images of each identity begin, and n. names: paths of the images relative to the root.
+    the images of each identity begin, and n. names: the images' paths relative to the root, str
+    or an array of bytes.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        identities: list[str],
-        labels: np.ndarray,
-        names: Sequence[str] | np.ndarray,
-    ):
-        self.root = Path(root)
-        self.identities = identities
-        self.labels = labels
+    def __init__(self, root: str | Path, identities: list[str], labels: np.ndarray, names):
+        self.root, self.identities, self.labels = Path(root), identities, labels
         # One array of bytes: millions of names cost little, and forked workers share them.
         self._names = names if isinstance(names, np.ndarray) else _encoded(names)
         self.starts = np.searchsorted(labels, np.arange(len(identities) + 1))
@@ -114,7 +107,7 @@ class FaceFolder:
 
     def name(self, i: int) -> str:
         """Return the path of image i relative to the root: `identity/image.jpg`."""
-        return _decoded(self._names[i])
+        return os.fsdecode(self._names[i])
 
     def path(self, i: int) -> Path:
         """Return the path of image i."""
@@ -180,20 +173,16 @@ def _read_cache(cache: Path, root: Path, key: np.ndarray) -> FaceFolder | None:
             if not np.array_equal(stored["key"], key):
                 return None
             for folder, time in zip(stored["folders"], stored["times"].tolist()):
-                if os.stat(root / _decoded(folder)).st_mtime_ns != time:
+                if os.stat(root / os.fsdecode(folder)).st_mtime_ns != time:
                     return None
-            identities = [_decoded(name) for name in stored["identities"]]
+            identities = [os.fsdecode(name) for name in stored["identities"]]
             return FaceFolder(root, identities, stored["labels"], stored["names"])
     except Exception:  # whatever NumPy raises for a file that is missing, damaged or another's
         return None
 
 
 def _encoded(names: Iterable[str]) -> np.ndarray:
-    return np.array([name.encode("utf-8", "surrogateescape") for name in names], dtype="S")
-
-
-def _decoded(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
+    return np.array([os.fsencode(name) for name in names], dtype="S")
 
 
 def _read_identities(root: Path) -> dict[str, dict[str, str]]:

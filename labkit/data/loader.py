@@ -258,7 +258,7 @@ def close_loader(loader: DataLoader) -> None:
     batches, loader._iterator = loader._iterator, None
     if loader.num_workers and batches is not None:
         batches._shutdown_workers()
-        for worker in batches._workers:  # one that is slow with its last batch
+        for worker in batches._workers:  # one that still reads its last batch
             worker.kill()
             worker.join()
 
