@@ -16,18 +16,12 @@ QUANTILES = 1001
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a similarity to how unusual it is and how likely the same person.
+    """From a similarity to how unusual it is and how likely the same person."""
 
-    Attributes:
-        slope, intercept: of the logistic curve, for even odds of the same person beforehand.
-        quantiles: similarities of different people at evenly spaced ranks, smallest first.
-        targets, imposters: how many pairs it was fitted on.
-    """
-
-    slope: float
+    slope: float  # of the logistic curve, for even odds of the same person beforehand
     intercept: float
-    quantiles: tuple[float, ...]
-    targets: int
+    quantiles: tuple[float, ...]  # similarities of different people at evenly spaced ranks
+    targets: int  # how many pairs of each kind it was fitted on
     imposters: int
 
     @classmethod
@@ -72,8 +66,8 @@ def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> Calibration:
 
     With Platt's smoothed targets (1999, "Probabilistic outputs for support vector machines",
     equation 14), so that separable scores stay finite: each pair counts a little as the other
-    kind too. `scores` (n,) are similarities; `labels` (n,) are 1 for the same person, else 0.
-    Raises UserError when a score is not finite or a kind of pairs is missing.
+    kind too. `scores` and `labels` (1 for the same person, else 0) are (n,). Raises UserError
+    when a score is not finite or a kind of pairs is missing.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -95,9 +89,8 @@ def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
 
     A search compares a photo with the mean of a star's photos, which is steadier than any one of
     them and so closer to everybody. Of each pair, the left photo is compared with the mean of all
-    the listed photos of the right one's person, itself left out. `root` is the folder of the
-    images. Raises UserError for a blind list, a missing or unreadable file, or a list with one
-    kind of pairs alone.
+    the listed photos of the right one's person, itself left out. `root` is the images' folder.
+    Raises UserError for a blind list, an unreadable file, or a list with one kind of pairs alone.
     """
     if pairs.labels is None:
         raise UserError("a blind list cannot calibrate; give one with labels")
