@@ -71,17 +71,16 @@ def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> Calibration:
     """
     from sklearn.linear_model import LogisticRegression
 
-    scores, same = check_scores(scores, labels)
-    scores = scores.astype(np.float64)
+    scores, same = check_scores(np.asarray(scores, dtype=np.float64), labels)
     targets, imposters = int(same.sum()), int((~same).sum())
     smoothed = np.where(same, (targets + 1) / (targets + 2), 1 / (imposters + 2))
     weights = np.where(same, 0.5 / targets, 0.5 / imposters)
     curve = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
     twice, kinds = np.tile(scores, 2)[:, None], np.repeat([1, 0], len(scores))
     curve.fit(twice, kinds, np.concatenate([weights * smoothed, weights * (1 - smoothed)]))
-    quantiles = np.quantile(scores[~same], np.linspace(0, 1, QUANTILES))
     slope, intercept = float(curve.coef_[0, 0]), float(curve.intercept_[0])
-    return Calibration(slope, intercept, tuple(map(float, quantiles)), targets, imposters)
+    quantiles = np.quantile(scores[~same], np.linspace(0, 1, QUANTILES)).tolist()
+    return Calibration(slope, intercept, tuple(quantiles), targets, imposters)
 
 
 def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
@@ -117,12 +116,11 @@ def occlusion_map(embedder, face: Image.Image, star: np.ndarray, *, cells: int =
     steps = cells - 1
     width, height = face.width / cells, face.height / cells
     covered = [face]
-    for row in range(steps):
-        for column in range(steps):
-            picture = face.copy()
-            corners = (column * width, row * height, (column + 2) * width, (row + 2) * height)
-            picture.paste((128, 128, 128), tuple(map(round, corners)))
-            covered.append(picture)
+    for row, column in np.ndindex(steps, steps):
+        picture = face.copy()
+        corners = (column * width, row * height, (column + 2) * width, (row + 2) * height)
+        picture.paste((128, 128, 128), tuple(map(round, corners)))
+        covered.append(picture)
     similarities = embedder(covered) @ np.asarray(star, dtype=np.float32)
     falls = (similarities[0] - similarities[1:]).reshape(steps, steps)
     total, seen = np.zeros((cells, cells)), np.zeros((cells, cells))
