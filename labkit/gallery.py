@@ -25,7 +25,8 @@ PORTRAIT_SIZE, SMALL_SIZE = 192, 64
 SCORES_AT_A_TIME = 1 << 24
 MAX_BAD_SHARE = 0.01
 SYNTHETIC_NOTE = "All faces here are synthetic: rendered people who do not exist."
-NAMING = ("identity", "number", "population", "name", "hangul", "synthetic")  # not looks
+# Columns of `identities.csv` that say who a star is, not how the star looks.
+NAMING = ("identity", "number", "population", "name", "hangul", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,7 @@ class Gallery:
 
     @classmethod
     def load(cls, path: str | Path) -> "Gallery":
-        """Open a gallery file; its arrays stay on disk until they are read (memory maps).
-
-        Raises UserError when the file is missing, damaged or not a gallery.
-        """
+        """Open a gallery file, its arrays as memory maps; UserError when missing or damaged."""
         try:
             arrays, info = _read(Path(path))
             texts = {name: info[name] for name in TEXTS.split()}
@@ -197,9 +195,7 @@ class Gallery:
                 f"{Path(embedder.weights_path).name} ({theirs}…); build it again with these weights"
             )
 
-    def search(
-        self, embeddings: np.ndarray, k: int = 5, *, level: str = "identity"
-    ) -> list[list[Match]] | list[Match]:
+    def search(self, embeddings: np.ndarray, k: int = 5, *, level: str = "identity") -> list:
         """Return the k most similar stars or images by cosine, as a full sort would find them.
 
         `embeddings` is (m, d), or one embedding (d,); `level` "identity" compares with each star's
@@ -277,10 +273,8 @@ def _small_pictures(folder: FaceFolder) -> tuple[list[bytes], list[int], list[st
     kept = [i for i, jpeg in enumerate(small) if jpeg]
     skipped = [folder.name(i) for i, jpeg in enumerate(small) if not jpeg]
     if len(skipped) > max(1, MAX_BAD_SHARE * len(folder)) or not kept:
-        raise UserError(
-            f"{len(skipped)} of {len(folder)} images in {folder.root} cannot be read, "
-            f"{skipped[0]} first; mend or remove them"
-        )
+        images = f"{len(skipped)} of {len(folder)} images in {folder.root}"
+        raise UserError(f"{images} cannot be read, {skipped[0]} first; mend or remove them")
     return [small[i] for i in kept], kept, skipped
 
 

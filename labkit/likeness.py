@@ -16,18 +16,12 @@ QUANTILES = 1001
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a similarity to how unusual it is and how likely the same person.
+    """From a similarity to how unusual it is and how likely the same person."""
 
-    Attributes:
-        slope, intercept: of the logistic curve, for even odds of the same person beforehand.
-        quantiles: similarities of different people at evenly spaced ranks, smallest first.
-        targets, imposters: how many pairs it was fitted on.
-    """
-
-    slope: float
+    slope: float  # of the logistic curve, for even odds of the same person beforehand
     intercept: float
-    quantiles: tuple[float, ...]
-    targets: int
+    quantiles: tuple[float, ...]  # similarities of different people at evenly spaced ranks
+    targets: int  # how many pairs of each kind it was fitted on
     imposters: int
 
     @classmethod
@@ -72,22 +66,21 @@ def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> Calibration:
 
     With Platt's smoothed targets (1999, "Probabilistic outputs for support vector machines",
     equation 14), so that separable scores stay finite: each pair counts a little as the other
-    kind too. `scores` (n,) are similarities; `labels` (n,) are 1 for the same person, else 0.
-    Raises UserError when a score is not finite or a kind of pairs is missing.
+    kind too. `scores` and `labels` (1 for the same person, else 0) are (n,). Raises UserError
+    when a score is not finite or a kind of pairs is missing.
     """
     from sklearn.linear_model import LogisticRegression
 
-    scores, same = check_scores(scores, labels)
-    scores = scores.astype(np.float64)
+    scores, same = check_scores(np.asarray(scores, dtype=np.float64), labels)
     targets, imposters = int(same.sum()), int((~same).sum())
     smoothed = np.where(same, (targets + 1) / (targets + 2), 1 / (imposters + 2))
     weights = np.where(same, 0.5 / targets, 0.5 / imposters)
     curve = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
     twice, kinds = np.tile(scores, 2)[:, None], np.repeat([1, 0], len(scores))
     curve.fit(twice, kinds, np.concatenate([weights * smoothed, weights * (1 - smoothed)]))
-    quantiles = np.quantile(scores[~same], np.linspace(0, 1, QUANTILES))
     slope, intercept = float(curve.coef_[0, 0]), float(curve.intercept_[0])
-    return Calibration(slope, intercept, tuple(map(float, quantiles)), targets, imposters)
+    quantiles = np.quantile(scores[~same], np.linspace(0, 1, QUANTILES)).tolist()
+    return Calibration(slope, intercept, tuple(quantiles), targets, imposters)
 
 
 def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
@@ -95,9 +88,8 @@ def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
 
     A search compares a photo with the mean of a star's photos, which is steadier than any one of
     them and so closer to everybody. Of each pair, the left photo is compared with the mean of all
-    the listed photos of the right one's person, itself left out. `root` is the folder of the
-    images. Raises UserError for a blind list, a missing or unreadable file, or a list with one
-    kind of pairs alone.
+    the listed photos of the right one's person, itself left out. `root` is the images' folder.
+    Raises UserError for a blind list, an unreadable file, or a list with one kind of pairs alone.
     """
     if pairs.labels is None:
         raise UserError("a blind list cannot calibrate; give one with labels")
@@ -124,12 +116,11 @@ def occlusion_map(embedder, face: Image.Image, star: np.ndarray, *, cells: int =
     steps = cells - 1
     width, height = face.width / cells, face.height / cells
     covered = [face]
-    for row in range(steps):
-        for column in range(steps):
-            picture = face.copy()
-            corners = (column * width, row * height, (column + 2) * width, (row + 2) * height)
-            picture.paste((128, 128, 128), tuple(map(round, corners)))
-            covered.append(picture)
+    for row, column in np.ndindex(steps, steps):
+        picture = face.copy()
+        corners = (column * width, row * height, (column + 2) * width, (row + 2) * height)
+        picture.paste((128, 128, 128), tuple(map(round, corners)))
+        covered.append(picture)
     similarities = embedder(covered) @ np.asarray(star, dtype=np.float32)
     falls = (similarities[0] - similarities[1:]).reshape(steps, steps)
     total, seen = np.zeros((cells, cells)), np.zeros((cells, cells))

@@ -30,12 +30,8 @@ class LookalikeApp:
     bytes or a PIL image; `calibration`, by default the gallery's own, adds what a likeness means;
     `k` is the number of stars.
 
-    Attributes:
-        widget: the ipywidgets box, shown when the app is the last line of a cell.
-        message: the sentence shown last.
-        faces: the faces of the photo, as `find_faces` gives them.
-        face: the cropped face that is shown, or None.
-        matches: its stars, most similar first.
+    `widget` is the ipywidgets box; `message` is the sentence shown last; `faces` are the faces of
+    the photo; `face` is the cropped one, or None; `matches` are its stars, most similar first.
     """
 
     def __init__(self, gallery, embedder, photo=None, *, calibration=None, k: int = 5):
@@ -90,14 +86,15 @@ class LookalikeApp:
             button.layout.display = "" if is_useful else "none"
 
     def _card(self, match: Match) -> dict:
-        lines = [self.gallery.details[match.identity].get("hangul", "")]
+        hangul = self.gallery.details[match.identity].get("hangul")
+        lines = [hangul] if hangul else []
         lines.append(f"similarity {match.similarity:.3f}")
         if self.calibration is not None:
             percentile = float(self.calibration.percentile(match.similarity))
             lines.append(f"closer than {percentile:.1f} % of pairs of different people")
         portrait = base64.b64encode(self.gallery.thumbnail_jpeg(match.identity)).decode()
         percent = round(100 * min(max(match.similarity, 0), 1))
-        return dict(name=match.name, portrait=portrait, percent=percent, lines=filter(None, lines))
+        return dict(name=match.name, portrait=portrait, percent=percent, lines=lines)
 
     def _receive(self, files: list[tuple[str, bytes | None]]) -> None:
         self._photos, self._turn = files, 0

@@ -79,11 +79,10 @@ def heat(face: Image.Image, falls: np.ndarray) -> Image.Image:
 
     strength = np.clip(falls / max(float(np.abs(falls).max()), 1e-9), 0, 1)
     grid = Image.fromarray((255 * strength).astype(np.uint8))
-    smooth = np.asarray(grid.resize(face.size, Image.Resampling.BICUBIC)) / 255
-    colours = matplotlib.colormaps["inferno"](smooth)[..., :3] * 255
-    opacity = 0.65 * smooth[..., None]
-    mixed = np.asarray(face.convert("RGB")) * (1 - opacity) + colours * opacity
-    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+    smooth = grid.resize(face.size, Image.Resampling.BICUBIC)
+    colours = matplotlib.colormaps["inferno"](np.asarray(smooth), bytes=True)[..., :3]
+    opacity = smooth.point(lambda value: round(0.65 * value))
+    return Image.composite(Image.fromarray(colours), face.convert("RGB"), opacity)
 
 
 def with_boxes(photo: Image.Image, boxes: Sequence[Box], current: int) -> Image.Image:
