@@ -148,8 +148,6 @@ def map_figure(
         title: headline.
         note: a line at the foot.
     """
-    if not layouts:
-        raise UserError("no layout to draw; give at least one")
     figure, axes = panels(len(layouts), len(layouts), 6.2, 7.0)
     for axis, (name, xy) in zip(axes, layouts.items()):
         check_lengths(len(xy), thumbnails=thumbnails)
