@@ -63,13 +63,15 @@ def to_html(
     maps = dict(xy) if isinstance(xy, Mapping) else {"map": xy}
     count = len(next(iter(maps.values())))
     attributes = attributes or {}
+    details = [""] * count if details is None else details
     check_lengths(count, thumbnails=thumbnails, names=names, embeddings=embeddings, labels=labels)
-    check_lengths(count, details=details, **maps, **attributes)
+    check_lengths(count, details=details, **maps)
+    check_lengths(count, **attributes)
     side = next(side for most, side in PICTURE_SIDES if count <= most)
     per_sheet = (SHEET // side) ** 2
     data = {
         "names": [str(name) for name in names],
-        "details": [str(detail) for detail in details or [""] * count],
+        "details": [str(detail) for detail in details],
         "maps": [_map(name, places, embeddings, labels) for name, places in maps.items()],
         "near": [],
         "similarities": [],

@@ -111,7 +111,7 @@ def save_poster(image: Image.Image, path: str | Path, *, dpi: int = PRINT_DPI) -
     return path
 
 
-def check_lengths(count: int, **sequences) -> None:
+def check_lengths(count: int, /, **sequences) -> None:
     """Raise UserError when a sequence that is given has not `count` entries."""
     for name, sequence in sequences.items():
         if sequence is not None and len(sequence) != count:

@@ -86,7 +86,7 @@ def training_curves(source) -> LabFigure:
         paths = [Path(p) for p in ([source] if isinstance(source, (str, Path)) else source)]
         names = [path.parent.name if path.suffix == ".csv" else path.name for path in paths]
         source = dict(zip(names if len(set(names)) == len(names) else paths, paths))
-    runs = {text(name, 30): read_training_log(path) for name, path in source.items()}
+    runs = {text(name): read_training_log(path) for name, path in source.items()}
     figure = new_figure(10.0, 6.0)
     panels = figure.subplots(2, 2, sharex=True).ravel()
     titles = {
@@ -101,7 +101,7 @@ def training_curves(source) -> LabFigure:
             epochs, values = log["epoch"][there], log[column][there]
             marker = {"marker": "o", "markersize": 4} if len(values) <= 30 else {}
             best = f": best {values.min():.2f} %" if column == "val_eer" and len(values) else ""
-            axes.plot(epochs, values, label=name + best, **marker)
+            axes.plot(epochs, values, label=text(name, 30) + best, **marker)
         axes.set_title(title)
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0].legend()
