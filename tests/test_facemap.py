@@ -63,19 +63,6 @@ def test_a_layout_is_repeatable_and_keeps_groups_together(method):
     assert np.ptp(xy, axis=0).max() == pytest.approx(1, abs=1e-6)
 
 
-def test_pca_equals_scikit_learns():
-    from sklearn.decomposition import PCA
-
-    points, _ = clusters(groups=5, each=20)
-    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    wanted = PCA(2).fit_transform(unit)
-    xy = layout(points, "pca")
-    for column in range(2):
-        assert abs(np.corrcoef(xy[:, column], wanted[:, column])[0, 1]) > 0.9999
-    ratio = np.ptp(xy[:, 1]) / np.ptp(xy[:, 0])
-    assert ratio == pytest.approx(np.ptp(wanted[:, 1]) / np.ptp(wanted[:, 0]), rel=1e-3)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_faces_lie_in_one_place(method):
     xy = layout(np.ones((6, 4)), method)
@@ -147,17 +134,14 @@ def test_no_two_faces_share_a_cell(count, columns):
         assert cells[:, 1].max() < -(-count // (min(columns, count) if columns else 1))
 
 
-def test_top_of_the_map_is_the_first_row():
-    cells = to_grid(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
-    assert cells.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
-
-
 def test_a_map_on_its_grid_is_a_map():
     xy = np.random.default_rng(1).random((30, 2))
     places = snapped(xy, 10)
     assert places.min() >= 0 and places.max() <= 1 and len(np.unique(places, axis=0)) == 30
     assert np.corrcoef(places[:, 0], xy[:, 0])[0, 1] > 0.7
     assert np.corrcoef(places[:, 1], xy[:, 1])[0, 1] > 0.7
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])  # y points up, rows go down
+    assert to_grid(corners).tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
     assert snapped(xy[:1]).tolist() == [[0.5, 0.5]] and snapped(xy[:0]).shape == (0, 2)
 
 
@@ -227,20 +211,25 @@ def data_of(path) -> dict:
     return json.loads(text)
 
 
-def test_the_page_stands_alone_and_says_that_faces_are_synthetic(tmp_path):
+def test_the_page_stands_alone_and_holds_its_layouts_and_names(tmp_path):
     note = "All faces here are synthetic"
     path = make_page(tmp_path / "map.html", note=note, title="Stars & more")
     text = path.read_text()
     assert note in text and "<title>Stars &amp; more</title>" in text
     assert not re.search(r"(src|href)=|url\(.?http|import ", text.replace('href="data:,"', ""))
-    assert "<b>3" not in text and data_of(path)["names"][3] == "</script><!-- <b>3"
+    data = data_of(path)
+    assert "<b>3" not in text and data["names"][3] == "</script><!-- <b>3"
+    assert [map["title"] for map in data["maps"]] == ["PCA", "Grid"]
+    points = np.random.default_rng(0).normal(size=(12, 8))
+    np.testing.assert_allclose(data["maps"][0]["places"], layout(points, "pca"), atol=1e-5)
+    assert "trustworthiness" in data["maps"][0]["line"]
 
 
 def test_the_page_holds_each_picture_in_its_place_on_a_sheet(tmp_path):
     data = data_of(make_page(tmp_path / "map.html", 330))  # 18 by 18 of 112 pixels, and 6 more
     across = data["across"]
     assert data["side"] == 112 and len(data["sheets"]) == 2
-    assert data["sheets"][1]["wide"], data["sheets"][1]["high"] == (6 * 112, 112)
+    assert (data["sheets"][1]["wide"], data["sheets"][1]["high"]) == (6 * 112, 112)
     for i, face in list(enumerate(tiles(330)))[::47] + [(329, tiles(330)[329])]:
         row, column = divmod(i % across**2, across)
         encoded = data["sheets"][i // across**2]["address"].split(",")[1]
@@ -249,14 +238,6 @@ def test_the_page_holds_each_picture_in_its_place_on_a_sheet(tmp_path):
         assert np.abs(np.array(seen) - face.getpixel((0, 0))).max() < 6
     with pytest.raises(UserError, match="3 thumbnails for a map of 12 faces"):
         to_html(tmp_path / "map.html", np.zeros((12, 2)), tiles(3), ["x"] * 12)
-
-
-def test_the_page_holds_the_places_of_each_layout_and_how_faithful_it_is(tmp_path):
-    points = np.random.default_rng(0).normal(size=(12, 8))
-    pca, grid_map = data_of(make_page(tmp_path / "map.html"))["maps"]
-    assert (pca["title"], grid_map["title"]) == ("PCA", "Grid")
-    np.testing.assert_allclose(pca["places"], layout(points, "pca"), atol=1e-4)
-    assert "trustworthiness" in pca["line"]
 
 
 def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
@@ -269,8 +250,8 @@ def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
     np.fill_diagonal(truth, -9)
     for i in range(30):
         assert i not in faces[i] and len(set(faces[i])) == 12
-        assert np.allclose(alike[i], np.sort(truth[i])[::-1][:12], atol=1e-4)
-        assert np.allclose(truth[i][faces[i]], alike[i], atol=1e-4)
+        assert np.allclose(alike[i], np.sort(truth[i])[::-1][:12], atol=2e-5)
+        assert np.allclose(truth[i][faces[i]], alike[i], atol=2e-5)
 
 
 def test_a_page_of_one_face_and_one_without_embeddings(tmp_path):
@@ -299,5 +280,6 @@ def test_the_notebook_view_is_a_sandboxed_frame(tmp_path):
     "script", sorted(Path(labkit.__file__).parent.rglob("*.js")), ids=lambda path: path.name
 )
 def test_what_the_browser_runs_is_valid_javascript(script):
-    done = subprocess.run(["node", "--check", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ["node", "--check", "--input-type=module", "-"]
+    done = subprocess.run(command, input=script.read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

@@ -15,7 +15,7 @@ from PIL import Image
 from labkit.data.images import jpeg_bytes
 from labkit.facemap.layouts import faithfulness, nearest
 from labkit.facemap.poster import LAYOUT_NAMES, check_lengths, describe, square
-from labkit.utils import UserError, l2_normalize, render_page, write_text
+from labkit.utils import l2_normalize, render_page, write_text
 
 PICTURE_SIDES = ((1500, 112), (6000, 80), (float("inf"), 32))
 """Up to so many pictures, each has this side; multiples of 16, so that JPEG keeps them apart."""
@@ -61,17 +61,17 @@ def to_html(
         UserError: lengths differ, or the file cannot be written.
     """
     maps = dict(xy) if isinstance(xy, Mapping) else {"map": xy}
-    if not maps:
-        raise UserError("no layout for the page; give at least one")
     count = len(next(iter(maps.values())))
     attributes = attributes or {}
+    details = [""] * count if details is None else details
     check_lengths(count, thumbnails=thumbnails, names=names, embeddings=embeddings, labels=labels)
-    check_lengths(count, details=details, **maps, **attributes)
+    check_lengths(count, details=details, **maps)
+    check_lengths(count, **attributes)
     side = next(side for most, side in PICTURE_SIDES if count <= most)
     per_sheet = (SHEET // side) ** 2
     data = {
         "names": [str(name) for name in names],
-        "details": [str(detail) for detail in details or [""] * count],
+        "details": [str(detail) for detail in details],
         "maps": [_map(name, places, embeddings, labels) for name, places in maps.items()],
         "near": [],
         "similarities": [],
@@ -110,7 +110,7 @@ def _map(name: str, places: np.ndarray, embeddings, labels) -> dict:
 
 
 def _rounded(values: np.ndarray) -> list:
-    return np.asarray(values, dtype=np.float64).round(4).tolist()
+    return np.asarray(values, dtype=np.float64).round(5).tolist()
 
 
 def _sheet(thumbnails: Sequence, side: int) -> dict:

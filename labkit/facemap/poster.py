@@ -111,7 +111,7 @@ def save_poster(image: Image.Image, path: str | Path, *, dpi: int = PRINT_DPI) -
     return path
 
 
-def check_lengths(count: int, **sequences) -> None:
+def check_lengths(count: int, /, **sequences) -> None:
     """Raise UserError when a sequence that is given has not `count` entries."""
     for name, sequence in sequences.items():
         if sequence is not None and len(sequence) != count:
@@ -148,8 +148,6 @@ def map_figure(
         title: headline.
         note: a line at the foot.
     """
-    if not layouts:
-        raise UserError("no layout to draw; give at least one")
     figure, axes = panels(len(layouts), len(layouts), 6.2, 7.0)
     for axis, (name, xy) in zip(axes, layouts.items()):
         check_lengths(len(xy), thumbnails=thumbnails)

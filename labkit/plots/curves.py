@@ -12,7 +12,7 @@ from labkit.checkpoint import read_metrics
 from labkit.plots.style import BLACK, GREY, IMPOSTER, TARGET, LabFigure, new_figure, styled, text
 from labkit.utils import UserError, in_live_notebook
 
-DET_TICKS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99)  # percent
+DET_TICKS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40)  # percent
 FALSE_ACCEPTS = "false accepts (% of imposter pairs)"
 _live_curves: set[Path] = set()
 
@@ -86,35 +86,27 @@ def training_curves(source) -> LabFigure:
         paths = [Path(p) for p in ([source] if isinstance(source, (str, Path)) else source)]
         names = [path.parent.name if path.suffix == ".csv" else path.name for path in paths]
         source = dict(zip(names if len(set(names)) == len(names) else paths, paths))
+    runs = {text(name): read_training_log(path) for name, path in source.items()}
     figure = new_figure(10.0, 6.0)
-    grid = figure.subplots(2, 2, sharex=True)
-    (loss, _), (_, eer) = grid
-    columns = {"train_loss": "loss", "train_accuracy": "%", "lr": "learning rate", "val_eer": "%"}
-    for name, path in source.items():
-        log = read_training_log(path)
-        for axes, column in zip(grid.flat, columns):
+    panels = figure.subplots(2, 2, sharex=True).ravel()
+    titles = {
+        "train_loss": "Training loss",
+        "train_accuracy": "Training accuracy (%)",
+        "lr": "Learning rate",
+        "val_eer": "Validation EER (%), lower is better",
+    }
+    for axes, (column, title) in zip(panels, titles.items()):
+        for name, log in runs.items():
             there = np.isfinite(log[column])
             epochs, values = log["epoch"][there], log[column][there]
-            label = text(name, 30)
-            if column == "val_eer" and len(values):
-                label += f": best {values.min():.2f} %"
-            axes.plot(
-                epochs, values, marker="o", markersize=4 if len(values) <= 30 else 0, label=label
-            )
-    titles = (
-        "Training loss",
-        "Training accuracy",
-        "Learning rate",
-        "Validation EER (lower is better)",
-    )
-    for axes, title, unit in zip(grid.flat, titles, columns.values()):
-        axes.set(title=title, ylabel=unit)
+            marker = {"marker": "o", "markersize": 4} if len(values) <= 30 else {}
+            best = f": best {values.min():.2f} %" if column == "val_eer" and len(values) else ""
+            axes.plot(epochs, values, label=text(name, 30) + best, **marker)
+        axes.set_title(title)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if not any(len(line.get_xdata()) for line in axes.lines):
-            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
-    loss.legend()
-    eer.legend()
-    for axes in grid[1]:
+    panels[0].legend()
+    panels[3].legend()
+    for axes in panels[2:]:
         axes.set_xlabel("epoch")
     return figure
 
@@ -172,7 +164,7 @@ def det_curve(systems: Mapping[str, tuple], title: str = "DET curve") -> LabFigu
     """
     figure = new_figure(6.2, 6.3 + 0.23 * len(systems))
     axes = figure.add_subplot()
-    smallest, largest = 0.01, 0.5
+    smallest = 0.01
     for name, (scores, labels) in systems.items():
         far, frr, _ = metrics.det(scores, labels)
         eer = metrics.eer(scores, labels) / 100
@@ -183,10 +175,9 @@ def det_curve(systems: Mapping[str, tuple], title: str = "DET curve") -> LabFigu
             dot = {"color": line.get_color(), "markeredgecolor": "white", "markersize": 9}
             axes.plot(ndtri(eer), ndtri(eer), "o", **dot)
         smallest = np.min([smallest, *far[inside][:1], *frr[inside][-1:]])
-        largest = max(largest, min(1.6 * eer, 0.99))
     smallest = max(0.8 * smallest, 8e-6)
-    limits = ndtri(smallest), ndtri(largest)
-    ticks = [tick for tick in DET_TICKS if smallest <= tick / 100 <= largest]
+    limits = ndtri(smallest), ndtri(0.6)
+    ticks = [tick for tick in DET_TICKS if smallest <= tick / 100]
     places, names = ndtri(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks]
     axes.set_xticks(places, names)
     axes.set_yticks(places, names)

@@ -107,8 +107,6 @@ def image_grid(
     (n, h, w, 3), uint8 or floats in [0, 1]. `size` is the pixels of a tile.
     """
     images = list(images)
-    if titles is not None and len(titles) != len(images):
-        raise UserError(f"{len(titles)} titles for {len(images)} images: give one for each")
     figure, axes = panels(len(images), columns, 1.25, 1.25 if titles is None else 1.5)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     for i, image in enumerate(images):
