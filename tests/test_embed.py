@@ -57,9 +57,6 @@ def test_files_come_back_in_their_order_whatever_the_batch_size(embedder, tmp_pa
     together = embedder.files(paths)
     for i in (0, 7, 24):
         np.testing.assert_allclose(embedder.files([paths[i]])[0], together[i], atol=1e-5)
-
-
-def test_nothing_gives_nothing(embedder):
     assert embedder([]).shape == embedder.files([]).shape == (0, 16)
 
 
