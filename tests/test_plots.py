@@ -71,11 +71,13 @@ def test_a_face_sheet_names_the_people_and_is_repeatable(faces):
     np.testing.assert_array_equal(drawn(figure), drawn(again))
 
 
+@pytest.mark.filterwarnings("error")
 def test_thumbnails_from_every_kind_of_picture(tmp_path):
     array = np.zeros((20, 10, 3), np.uint8)
     array[..., 0] = 200
     kinds = [
         array,
+        np.asarray(Image.fromarray(array)),  # read-only
         array.transpose(2, 0, 1),
         torch.from_numpy(array).permute(2, 0, 1),
         torch.from_numpy(array).permute(2, 0, 1).float() / 255,

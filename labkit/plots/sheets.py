@@ -27,7 +27,7 @@ def as_picture(source, min_size: int | None = None) -> Image.Image:
     if isinstance(source, (str, os.PathLike, bytes)):
         return decode_image(source, min_size=min_size)
     if not isinstance(source, Image.Image):
-        pixels = torch.as_tensor(source)
+        pixels = source.cpu() if torch.is_tensor(source) else torch.from_numpy(np.array(source))
         if pixels.is_floating_point():
             pixels = (pixels.clamp(0, 1) * 255).round().byte()
         source = to_pil_image(pixels.permute(2, 0, 1) if pixels.shape[-1] == 3 else pixels)
