@@ -101,14 +101,9 @@ def test_missing_images_are_named_before_anything_is_embedded(faces):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_embeddings_need_not_be_of_length_one(dtype):
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(30, 6)).astype(dtype)
-    left, right = rng.integers(0, 30, (2, 50))
-    listed = PairList([f"{i:04d}" for i in range(30)], left, right, None)
-    unit = embeddings.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    expected = [unit[a] @ unit[b] for a, b in zip(left, right)]
-    np.testing.assert_allclose(score_embeddings(embeddings, listed), expected, atol=1e-6)
+    rows = np.array([[3, 4], [0, 2], [-6, -8]], dtype)
+    listed = PairList.from_names(["a", "a"], ["b", "c"])
+    np.testing.assert_allclose(score_embeddings(rows, listed), [0.8, -1], atol=1e-6)
 
 
 def test_unusable_embeddings_are_named():
@@ -269,16 +264,13 @@ def test_errors_by_identity_are_those_of_the_pairs_with_that_person(report, scor
     assert errors.eer[hardest[0]] == errors.eer.max()
 
 
-def test_an_identity_without_target_pairs_has_no_eer():
+def test_an_identity_without_target_pairs_has_no_eer_and_a_blind_list_no_report():
     pairs = PairList.from_names(["a/1", "a/1"], ["a/2", "b/1"], [1, 0])
     errors = VerificationReport.from_scores([0.9, 0.1], pairs, bootstrap=0).identities
     assert errors.eer[0] == 0 and np.isnan(errors.eer[1])
     assert list(errors.hardest()) == [0]
-
-
-def test_a_blind_list_gives_no_report():
     with pytest.raises(UserError, match="blind"):
-        VerificationReport.from_scores([0.5], PairList.from_names(["a/1"], ["b/1"]))
+        VerificationReport.from_scores([0.9, 0.1], PairList.from_names(["a/1"] * 2, ["a/2", "b/1"]))
 
 
 def test_a_saved_report_stands_alone(tmp_path, report, faces):
