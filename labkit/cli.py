@@ -18,7 +18,7 @@ from labkit.utils import UserError
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; its `command` is the name of a function in `commands.py`."""
-    parser = _Parser(
+    parser = Parser(
         prog="labkit",
         description="KSTAR FaceLab: train a face embedding, measure it, find look-alikes, "
         "draw a FaceMap.",
@@ -42,17 +42,17 @@ def build_parser() -> argparse.ArgumentParser:
     add = command("synth", "render built-in faces into a face folder").add_argument
     add("--out", required=True, metavar="DIR")
     add("--population", choices=("world", "kstar"), default="world")
-    add("--identities", type=_positive, default=100, metavar="N")
-    add("--images", type=_positive, default=20, metavar="M", help="images of each identity")
-    add("--size", type=_positive, default=128, metavar="PX")
-    add("--seed", type=_natural, default=0, metavar="S")
+    add("--identities", type=positive, default=100, metavar="N")
+    add("--images", type=positive, default=20, metavar="M", help="images of each identity")
+    add("--size", type=positive, default=128, metavar="PX")
+    add("--seed", type=natural, default=0, metavar="S")
     add("--landmarks", action="store_true", help="write eyes, nose and mouth positions too")
 
     add = command("pairs", "make a pair list for a face folder").add_argument
     add("folder", metavar="DIR")
     add("--out", required=True, metavar="FILE")
-    add("--per-image", type=_positive, default=4, metavar="N", help="pairs for each image, about")
-    add("--seed", type=_natural, default=0, metavar="S")
+    add("--per-image", type=positive, default=4, metavar="N", help="pairs for each image, about")
+    add("--seed", type=natural, default=0, metavar="S")
     add("--unlabelled", action="store_true", help="leave the labels out (a blind list)")
 
     text = "train a network; again to go on where it stopped"
@@ -94,8 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("photos", nargs="+", metavar="PHOTO")
     add("--gallery", required=True, metavar="FILE")
     add("--weights", metavar="FILE", help="when the gallery's own weights have moved")
-    add("-k", type=_positive, default=5, help="how many to show")
-    add("--face", type=_positive, default=1, metavar="N", help="which face, the largest is 1")
+    add("-k", type=positive, default=5, help="how many to show")
+    add("--face", type=positive, default=1, metavar="N", help="which face, the largest is 1")
     add("--box", type=_box, metavar="L,T,R,B", help="the face by hand, in pixels of the photo")
     add("--sheet", metavar="FILE.png", help="write a picture of the answer")
 
@@ -104,35 +104,35 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="FILE", help="map.html, map.png or map.pdf")
     add("--method", choices=("umap", "tsne", "pca"), default="umap")
     add("--photos", action="store_true", help="every photo, not one point for each person")
-    add("--seed", type=_natural, default=0, metavar="S")
+    add("--seed", type=natural, default=0, metavar="S")
 
     add = command("run", "run the five notebooks, from faces to a FaceMap").add_argument
     add("--preset", choices=tuple(PRESETS), default="demo")
     add("--data", metavar="DIR", help="a data directory; built-in faces when left out")
     add("--out", metavar="DIR", help="run directory (default: runs/PRESET)")
     add("--photo", metavar="FILE", help="the photo to find look-alikes of")
-    add("--seed", type=_natural, default=0, metavar="S")
+    add("--seed", type=natural, default=0, metavar="S")
 
     add = command("doctor", "show versions, devices, memory, disk and what is there").add_argument
     add("--data", metavar="DIR", help="a data directory to look at")
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, with the message for a wrong flag on one line."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, found {value}")
     return value
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, found {value}")
