@@ -2,7 +2,7 @@
 
     python tests/benchmarks/cropping.py [--images 60] [--widths 400 1600 4000] [--entries 1000000]
 
-Cutting: photos of each width with one face, by `cut_face` of crop_raw.py and by the plain way of
+Cutting: photos of each width with one face, by `crop_photo` of crop_raw.py and by the plain way of
 the widget (full picture, find, cut), in one process and thread, with how far the two cuts are
 apart. Whole runs: crop_raw.py on a folder and on a tar.gz, with one process and with all cores.
 Books: time for each entry to be noted as done and to be known again, at growing numbers of them.
@@ -26,7 +26,7 @@ from joblib import cpu_count  # noqa: E402
 from PIL import Image  # noqa: E402
 from skimage import data  # noqa: E402
 
-from crop_raw import arguments, cut_face, run  # noqa: E402
+from crop_raw import arguments, crop_photo, run  # noqa: E402
 from labkit.crop import crop_face, find_faces, only_face, read_photo  # noqa: E402
 from labkit.utils import UserError  # noqa: E402
 from parts.detectors import DETECTORS, detector  # noqa: E402
@@ -67,7 +67,7 @@ def cutting(width: int, count: int) -> None:
     for content in made:  # in turn, so that a change of the machine's load meets both
         took, slow = seconds(lambda content=content: plainly(content))
         theirs += took
-        took, fast = seconds(lambda content=content: cut_face(content, "", find_faces, 256))
+        took, fast = seconds(lambda content=content: crop_photo(content, "", find_faces, 256))
         ours += took
         apart.append(np.abs(np.asarray(slow).astype(int) - np.asarray(fast).astype(int)).mean())
     print(
@@ -82,9 +82,9 @@ def nothing_to_find(count: int) -> None:
     noise = rng.integers(90, 110, (267, 400, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG", quality=90)
-    with_face, _ = seconds(lambda: [cut_face(face, "", find_faces, 256) for _ in range(count)])
+    with_face, _ = seconds(lambda: [crop_photo(face, "", find_faces, 256) for _ in range(count)])
     without, _ = seconds(
-        lambda: [cut_face(buffer.getvalue(), "", find_faces, 256) for _ in range(count)]
+        lambda: [crop_photo(buffer.getvalue(), "", find_faces, 256) for _ in range(count)]
     )
     print(
         f"    400 px without a face {count / without:8.2f} images/s and core: "
@@ -100,7 +100,7 @@ def other_detectors(count: int) -> None:
         except UserError:
             print(f"  {name:8s} not installed")
             continue
-        took, cut = seconds(lambda find=find: [cut_face(c, "", find, 256) for c in made])
+        took, cut = seconds(lambda find=find: [crop_photo(c, "", find, 256) for c in made])
         found = sum(isinstance(image, Image.Image) for image in cut)
         print(f"  {name:8s} {count / took:8.2f} images/s and core, {found} of {count} cut")
 
