@@ -22,14 +22,14 @@ import numpy as np
 from labkit.data import IMAGE_EXTENSIONS, DataDirectory, FaceFolder, PairList, decode_image
 from labkit.utils import UserError, reason, write_json, write_text
 from parts import near_duplicates
-from parts.clean_list import listed
 from parts.data_card import FIELDS, as_html, as_markdown
 from parts.job import Job, main, parser
 from parts.measure import Measures, measure
+from parts.tables import listed
 
 SETS = ("pretrain", "train", "val", "test")
 SMALL, UNEVEN = 64, 1.25
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 
 def arguments():
@@ -71,7 +71,7 @@ def run(args) -> dict:
     if not data.root.is_dir():
         raise UserError(f"the data directory {args.data} does not exist")
     out = args.out or args.data
-    with Job("check_data", out, {}, dry_run=args.dry_run, log=args.log) as job:
+    with Job("check_data", out, dry_run=args.dry_run, log=args.log) as job:
         report = Report(data.root.resolve().name)
         try:
             data.check()
@@ -84,11 +84,11 @@ def run(args) -> dict:
                 folders[name] = FaceFolder.scan(data.root / name)
             except UserError:
                 continue  # told by `check`
-        keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
+        store = None if args.dry_run else job.state / "pieces"
         measures = {}
         for name, folder in folders.items():
             measures[name] = measure(
-                folder, earlier=[data.root / ".split" / "pieces"], desc=name, **keep
+                folder, store=store, earlier=[data.root / ".split" / "pieces"], desc=name
             )
             _check_images(report, job, name, folder, measures[name])
         _check_people(report, folders)
@@ -131,8 +131,8 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
     for i in bad:
         job.leave_out(f"{name}/{listed(folder.name(i))}", f"unreadable: {m.problem[i]}")
     if len(bad):
-        some = "; ".join(f"{listed(folder.name(i))}: {m.problem[i]}" for i in bad[:MOST_LISTED])
-        more = f"; and {len(bad) - MOST_LISTED:,} more" if len(bad) > MOST_LISTED else ""
+        some = "; ".join(f"{listed(folder.name(i))}: {m.problem[i]}" for i in bad[:MAX_LISTED])
+        more = f"; and {len(bad) - MAX_LISTED:,} more" if len(bad) > MAX_LISTED else ""
         many = f"{len(bad):,} image{'s'[: len(bad) > 1]}"
         report.problem(f"{name}: {many} cannot be read: {some}{more}")
     good = m.readable
@@ -239,12 +239,7 @@ def _check_near_duplicates(report: Report, job: Job, folders: dict, measures: di
     m = Measures.joined([measures[name] for name in names])
     owner = np.repeat(np.arange(len(names)), [len(folders[name]) for name in names])
     first = np.cumsum([0, *(len(folders[name]) for name in names)])
-    numbers = np.flatnonzero(m.telling)
-    i, j = near_duplicates.candidates(m.hash[numbers])
-    i, j = numbers[i], numbers[j]
-    i, j = i[owner[i] != owner[j]], j[owner[i] != owner[j]]
-    near = m.likeness(i, j) >= near_duplicates.ALIKE
-    i, j = i[near], j[near]
+    i, j = m.near_duplicates(near_duplicates.RADIUS, near_duplicates.ALIKE, apart=owner)
     for a, b in sorted(set(zip(owner[i].tolist(), owner[j].tolist()))):
         these = (owner[i] == a) & (owner[j] == b)
         pairs = [

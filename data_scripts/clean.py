@@ -16,17 +16,20 @@ filed under the wrong person.
 
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from labkit.cli import positive
 from labkit.data import FaceFolder
 from labkit.utils import UserError, write_csv
-from parts import near_duplicates, wrong_faces
-from parts.clean_list import LIST_FILE, Finding, listed, read_list, write_list
-from parts.job import Job, check_apart, main, parser, positive
+from parts import label_errors, near_duplicates
+from parts.clean_list import LIST_FILE, Finding, read_list, write_list
+from parts.job import Job, check_apart, main, parser
 from parts.measure import Measures, measure
 from parts.review_page import write_page
+from parts.tables import listed, spreadsheet_cell
 
 SAME_PEOPLE = "same_people.csv"
 
@@ -36,7 +39,7 @@ def arguments():
     add = flags.add_argument
     add("faces", type=Path, metavar="FACES", help="face folder: FACES/identity/image.jpg")
     add("--out", type=Path, required=True, metavar="DIR", help="where the page and the list go")
-    add("--weights", type=Path, metavar="FILE", help="trained weights, to find wrong faces")
+    add("--weights", type=Path, metavar="FILE", help="trained weights, to find label errors")
     add("--device", help="cpu, cuda, … for the embeddings; the best there is when left out")
     add("--min-size", type=positive, default=64, metavar="PX", help="shorter side (default 64)")
     add(
@@ -65,17 +68,13 @@ def run(args) -> dict:
         from labkit.embed import Embedder
 
         embedder = Embedder(args.weights, device=args.device)
-    settings = {
-        name: getattr(args, name) for name in ("min_size", "min_sharpness", "radius", "alike")
-    }
-    settings |= {"faces": str(args.faces), "weights": str(args.weights or "")}
-    with Job("clean", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
-        keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
-        measures = measure(folder, **keep)
+    with Job("clean", args.out, dry_run=args.dry_run, log=args.log) as job:
+        store = None if args.dry_run else job.state / "pieces"
+        measures = measure(folder, store=store)
         verdicts = None
         if embedder:
-            embeddings = wrong_faces.embed(folder, measures.readable, embedder, **keep)
-            verdicts = wrong_faces.judge(
+            embeddings = label_errors.embed(folder, measures.readable, embedder, store=store)
+            verdicts = label_errors.judge(
                 embeddings, folder.labels, folder.starts, measures.readable
             )
         found = Findings(folder, measures, verdicts)
@@ -89,7 +88,10 @@ def run(args) -> dict:
             answers.write(rows)
             write_csv(
                 args.out / SAME_PEOPLE,
-                [("identity", "same_as", "why"), *(tuple(map(listed, s)) for s in found.same)],
+                [
+                    ("identity", "same_as", "why"),
+                    *([spreadsheet_cell(listed(cell)) for cell in row] for row in found.same),
+                ],
             )
             write_page(
                 args.out / "review.html", folder, measures, rows, found.groups, found.same,
@@ -125,20 +127,20 @@ class Findings:
         self.same: list[tuple[str, str, str]] = []
 
     def rows(self) -> list[Finding]:
-        """The findings in the order of the folder."""
+        """Return the findings in the order of the folder."""
         return [self.found[i] for i in sorted(self.found)]
 
     def add(self, i: int, keep: bool, reason: str, detail: str) -> None:
         self.found.setdefault(int(i), Finding(self.folder.name(int(i)), keep, reason, detail))
 
     def nearest_own(self) -> str | None:
-        """How well the weights know these faces, for the summary."""
+        """Say how well the weights know these faces."""
         if self.verdicts is None:
             return None
         return f"{self.verdicts.nearest_own:.0%} of the images, by these weights"
 
     def quality(self, min_size: int, min_sharpness: float) -> None:
-        """Unreadable, too small, flat and blurred images."""
+        """Find unreadable, too small, flat and blurred images."""
         m = self.measures
         for i in np.flatnonzero(~m.readable):
             self.add(i, False, "unreadable", m.problem[i])
@@ -150,17 +152,12 @@ class Findings:
             self.add(i, False, "blurred", f"sharpness {m.sharpness[i]:.4f}")
 
     def near_duplicates(self, radius: int, alike: float) -> None:
-        """The best image of a group stays, unless the group is in several identities: then one
-        of them is wrong, and only embeddings can tell which."""
-        numbers = np.flatnonzero(self.measures.telling)
-        i, j = near_duplicates.candidates(self.measures.hash[numbers], radius)
-        i, j = numbers[i], numbers[j]
-        near = self.measures.likeness(i, j) >= alike
-        group = near_duplicates.groups(len(self.folder), i[near], j[near])
-        sizes = np.bincount(group)
-        members = np.flatnonzero(sizes[group] > 1)
+        """Find groups of copies; the best of each stays, unless it is in several identities: then
+        one of them is wrong, and only embeddings can tell which."""
+        i, j = self.measures.near_duplicates(radius, alike)
+        group = near_duplicates.groups(len(self.folder), i, j)
         by_group: dict[int, list[int]] = defaultdict(list)
-        for member in members:
+        for member in np.flatnonzero(np.bincount(group)[group] > 1):
             by_group[int(group[member])].append(int(member))
         shared: Counter = Counter()
         for images in by_group.values():
@@ -199,13 +196,13 @@ class Findings:
             self.add(i, keep, "in two identities", f"in {among}{why}")
 
     def _worth(self, i: int) -> tuple:
-        """The better of two copies: larger, sharper, more bytes; then by name."""
+        """Return what ranks copies: larger, sharper, more bytes; then by name."""
         m = self.measures
         area = int(m.width[i]) * int(m.height[i])
         return area, float(m.sharpness[i]), int(m.bytes[i]), -i
 
     def _owner(self, images: list[int]) -> int | None:
-        """The identity that the copies belong to, when embeddings tell clearly."""
+        """Return the identity that the copies belong to, when embeddings tell clearly."""
         if self.verdicts is None:
             return None
         best: dict[int, float] = {}
@@ -220,12 +217,12 @@ class Findings:
         return ranked[0]
 
     def misfiled(self, reason: str) -> None:
-        """Faces that embeddings find far from their own person: "wrong face" or "odd face"."""
+        """Find faces that embeddings put far from their own person: "wrong face" or "odd face"."""
         if self.verdicts is None:
             return
         wrong = reason == "wrong face"
         for i in np.flatnonzero(self.verdicts.wrong if wrong else self.verdicts.odd):
-            detail = wrong_faces.describe(self.verdicts, i, self.folder.identities)
+            detail = label_errors.describe(self.verdicts, i, self.folder.identities)
             self.add(i, not wrong, reason, listed(detail))
         for a, b, cosine in self.verdicts.same if wrong else ():
             names = self.folder.identities[a], self.folder.identities[b]
@@ -258,10 +255,10 @@ class Corrections:
                     self.answers[name] = finding
 
     def applied(self, rows: list[Finding]) -> tuple[list[Finding], int]:
-        """The findings with a person's answers, and how many of them have one."""
+        """Return the findings with a person's answers, and how many of them have one."""
         answered = [listed(row.file) in self.answers for row in rows]
         rows = [
-            row.kept(self.answers[listed(row.file)].keep) if known else row
+            replace(row, keep=self.answers[listed(row.file)].keep) if known else row
             for row, known in zip(rows, answered)
         ]
         return rows, sum(answered)

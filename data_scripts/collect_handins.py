@@ -23,7 +23,6 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from parts import accept_list
 from parts.accept_list import AcceptList, Matcher, NoList
 from parts.job import Job, check_apart, main, parser
 from parts.names import claim, plain, repaired
-from parts.pool import in_processes
+from parts.pool import Workers
 from parts.sources import RAW_EXTENSIONS
 from parts.tables import listed
 from parts.zips import Entry, Limits, Refused, Zips
@@ -60,7 +59,7 @@ def work(data: bytes, name: str, target: Path, quality: int) -> str:
     return ""
 
 
-def collect(path: Path, tag: str, limits: Limits, job: Job, args) -> dict:
+def collect(path: Path, tag: str, limits: Limits, quality: int, job: Job, workers: Workers) -> dict:
     """Take in one submission; return its number of rows and its images of each identity.
 
     Raises `Refused` when nothing can be taken from it.
@@ -77,13 +76,12 @@ def collect(path: Path, tag: str, limits: Limits, job: Job, args) -> dict:
         if job.dry_run:
             taken.update(target.parent.name for _, target in chosen)
         else:
-            tasks = read_images(archive, chosen, job, args.quality)
-            with closing(in_processes(work, tasks, args.workers)) as results:
-                for (name, identity), problem in results:
-                    if problem:
-                        job.leave_out(name, problem)
-                    else:
-                        taken[identity] += 1
+            tasks = read_images(archive, chosen, job, quality)
+            for (name, identity), problem in workers.map(work, tasks):
+                if problem:
+                    job.leave_out(name, problem)
+                else:
+                    taken[identity] += 1
     return {"rows": len(rows), "identities": dict(sorted(taken.items()))}
 
 
@@ -173,7 +171,12 @@ def _changed(path: Path, before: dict) -> bool:
 
 
 def collect_all(
-    paths: list[Path], done: dict[str, dict], limits: Limits, job: Job, args
+    paths: list[Path],
+    done: dict[str, dict],
+    limits: Limits,
+    quality: int,
+    job: Job,
+    workers: Workers,
 ) -> Iterator[dict]:
     """Take in the submissions that are not in `done`, add them to it, and yield each."""
     students: set[str] = set()
@@ -195,7 +198,7 @@ def collect_all(
                 "changed": found.st_mtime_ns,
                 "sha256": sha256(path),
             }
-            entry |= collect(path, tag, limits, job, args)
+            entry |= collect(path, tag, limits, quality, job, workers)
         except Refused as error:
             job.leave_out(path.name, str(error))
         except ValueError as error:
@@ -223,7 +226,7 @@ def students_table(done: dict[str, dict]) -> list[tuple]:
 
 
 def alike(identities: list[str]) -> list[list[str]]:
-    """Return the identities whose names differ in case, spaces, `_`, `-` or width alone: likely one person."""
+    """Return identities whose names differ in case, spaces, `_`, `-` or width alone."""
     groups: dict[str, list[str]] = {}
     for name in identities:
         key = unicodedata.normalize("NFKC", name).casefold()
@@ -256,16 +259,13 @@ def run(args) -> dict:
     done_file = args.out / ".collect_handins" / DONE_FILE
     done = json.loads(done_file.read_text(encoding="utf-8")) if done_file.exists() else {}
     finished = tuple(f"{listed(name)}{mark}" for name in done for mark in ("/", ": "))
-    with Job(
-        "collect_handins",
-        args.out,
-        settings,
-        dry_run=args.dry_run,
-        log=args.log,
-        keep=lambda file: file.startswith(finished),
-    ) as job:
+    more = {"keep": lambda file: file.startswith(finished), "log": args.log}
+    with (
+        Job("collect_handins", args.out, settings, dry_run=args.dry_run, **more) as job,
+        Workers(args.workers) as workers,
+    ):
         job.earlier = len(done)
-        for entry in collect_all(paths, done, limits, job, args):
+        for entry in collect_all(paths, done, limits, args.quality, job, workers):
             if job.dry_run:
                 job.count("images to take", sum(entry["identities"].values()))
             else:

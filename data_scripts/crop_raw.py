@@ -16,7 +16,6 @@ import argparse
 import io
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 from zlib import crc32
 
@@ -30,7 +29,7 @@ from labkit.utils import UserError, reason, write_bytes
 from parts.detectors import DETECTORS, detector
 from parts.job import Job, check_apart, main, parser
 from parts.names import claim, plain
-from parts.pool import in_processes
+from parts.pool import Workers
 from parts.sources import MAX_BYTES, Archive, Raw, open_source
 
 NO_FACE, SEVERAL, UNREADABLE = "no face", "several faces", "not a readable image"
@@ -158,8 +157,8 @@ def crop(args, job: Job, sources: list) -> int:
         looked_at = sum(1 for _ in tasks())
         job.count("images to look at", looked_at)
     else:
-        with closing(in_processes(work, tasks(), args.workers)) as results:
-            for name, problem in results:
+        with Workers(args.workers) as workers:
+            for name, problem in workers.map(work, tasks()):
                 looked_at += 1
                 if problem:
                     job.leave_out(name, problem)

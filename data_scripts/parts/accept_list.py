@@ -142,7 +142,7 @@ class Matcher:
             self._by_two[parts[-2:]].append(number)
 
     def find(self, file: str) -> int | None:
-        """Return the number of the image; None when there is none, ValueError when there are several."""
+        """Return the number of the image, None when there is none; ValueError for several."""
         cased = re.split(r"[\\/]+", unicodedata.normalize("NFC", file.strip()))
         cased = [part for part in cased if part not in ("", ".", "..")]
         wanted = [_plain(part) for part in cased]

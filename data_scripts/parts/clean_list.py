@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labkit.data import bad_lines
 from labkit.utils import UserError, write_csv
-from parts.tables import cell_text, listed, read_table, spreadsheet_cell
+from parts.tables import listed, read_table, spreadsheet_cell
 
 LIST_FILE = "clean.csv"
 HEADER = ("file", "keep", "reason", "detail")
@@ -50,7 +50,7 @@ def read_list(path: str | Path) -> dict[str, Finding]:
     found: dict[str, Finding] = {}
     problems: list[str] = []
     for line, row in read_table(path, ("file", "keep")):
-        file, keep = cell_text(row["file"]), row["keep"].lower()
+        file, keep = row["file"], row["keep"].lower()
         finding = Finding(file, keep in _YES, row.get("reason", ""), row.get("detail", ""))
         if not file:
             problems.append(f"line {line}: no file is named")

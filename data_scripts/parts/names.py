@@ -14,7 +14,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?$", re.IGNORE
 
 
 def decode(raw: bytes) -> str:
-    """Return a name from bytes of unknown encoding: UTF-8, else CP949 (Korean Windows), else CP437."""
+    """Return a name from bytes in UTF-8, else CP949 (Korean Windows), else CP437."""
     for encoding in ("utf-8", "cp949"):
         try:
             return raw.decode(encoding)

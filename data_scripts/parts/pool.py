@@ -15,61 +15,74 @@ TASKS_PER_WORKER = 4  # handed out ahead to each process; bounds the memory for 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def in_processes(
-    work: Callable, tasks: Iterable[tuple[object, tuple]], workers: int
-) -> Iterator[tuple[object, object]]:
-    """Yield (label, work(*arguments)) in order for tasks of (label, arguments).
+class Workers:
+    """Processes, each with one thread, for use in a `with` block.
 
-    `tasks` is read only as fast as it is worked on. The result is `CRASHED` for a task that
-    crashes its process (a decoder is C++ code that reads what strangers made); an exception of
-    `work` is raised here. Use it with `contextlib.closing`: closing waits for what is in work, so
-    that nothing is written afterwards.
+    Leaving the block waits for what is in work, so that nothing is written afterwards.
     """
-    tasks = iter(tasks)
-    waiting: deque[tuple[object, tuple, Future]] = deque()
-    pool = _new_pool(workers)
-    try:
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __enter__(self) -> "Workers":
+        for name in _THREADS:  # libraries read this when they are loaded
+            os.environ.setdefault(name, "1")
+        self._pool = self._new_pool()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(
+        self, work: Callable, tasks: Iterable[tuple[object, tuple]]
+    ) -> Iterator[tuple[object, object]]:
+        """Yield (label, work(*arguments)) in order for tasks of (label, arguments).
+
+        `tasks` is read only as fast as it is worked on. The result is `CRASHED` for a task that
+        crashes its process (a decoder is C++ code that reads what strangers made); an exception
+        of `work` is raised here.
+        """
+        tasks = iter(tasks)
+        waiting: deque[tuple[object, tuple, Future]] = deque()
         while True:
-            for label, arguments in islice(tasks, TASKS_PER_WORKER * workers - len(waiting)):
-                waiting.append((label, arguments, _submit(pool, work, arguments)))
+            for label, arguments in islice(tasks, TASKS_PER_WORKER * self.count - len(waiting)):
+                waiting.append((label, arguments, self._submit(work, arguments)))
             if not waiting:
                 return
             try:
                 result = waiting[0][2].result()
-                yield waiting.popleft()[0], result
-                continue
             except BrokenProcessPool:
-                pass
-            # One of the waiting tasks has crashed its process: each is tried alone to find it.
-            pool = _new_pool(workers, pool)
-            for label, arguments, _ in waiting:
-                try:
-                    result = _submit(pool, work, arguments).result()
-                except BrokenProcessPool:
-                    result = CRASHED
-                    pool = _new_pool(workers, pool)
-                yield label, result
-            waiting.clear()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+                yield from self._one_by_one(work, waiting)
+                waiting.clear()
+            else:
+                yield waiting.popleft()[0], result
 
+    def _one_by_one(self, work: Callable, tasks: Iterable[tuple]) -> Iterator[tuple]:
+        """One of the tasks has crashed its process: each is tried alone to find it."""
+        self._renew()
+        for label, arguments, _ in tasks:
+            try:
+                result = self._submit(work, arguments).result()
+            except BrokenProcessPool:
+                result = CRASHED
+                self._renew()
+            yield label, result
 
-def _new_pool(workers: int, old: ProcessPoolExecutor | None = None) -> ProcessPoolExecutor:
-    if old is not None:
-        old.shutdown(wait=True)
-    for name in _THREADS:  # libraries read this when they are loaded
-        os.environ.setdefault(name, "1")
-    # Spawned, not forked: the parent has threads (a progress bar's), and a fork copies locks.
-    return ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
+    def _new_pool(self) -> ProcessPoolExecutor:
+        # Spawned, not forked: the parent has threads (a progress bar's), and a fork copies locks.
+        return ProcessPoolExecutor(self.count, get_context("spawn"), _follow_parent)
 
+    def _renew(self) -> None:
+        self._pool.shutdown(wait=True)
+        self._pool = self._new_pool()
 
-def _submit(pool: ProcessPoolExecutor, work: Callable, arguments: tuple) -> Future:
-    try:
-        return pool.submit(work, *arguments)
-    except BrokenProcessPool as error:
-        future: Future = Future()
-        future.set_exception(error)
-        return future
+    def _submit(self, work: Callable, arguments: tuple) -> Future:
+        try:
+            return self._pool.submit(work, *arguments)
+        except BrokenProcessPool as error:
+            future: Future = Future()
+            future.set_exception(error)
+            return future
 
 
 def _follow_parent() -> None:

@@ -1,4 +1,4 @@
-"""Tables that staff and students write: CSV files read by their columns, and cells made harmless."""
+"""Tables of staff and students: CSV files read by their columns, cells made harmless."""
 
 import csv
 import io
@@ -57,4 +57,5 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
     if not all(set(column.split(" or ")) & set(header) for column in columns):
         raise UserError(f"{path}: the first line must name the columns {', '.join(columns)}")
     for line, row in rows:
-        yield line, dict(zip(header, [*row, *[""] * (len(header) - len(row))]))
+        cells = [cell_text(cell) for cell in row]
+        yield line, dict(zip(header, [*cells, *[""] * (len(header) - len(row))]))

@@ -189,7 +189,7 @@ def _checked(member: zipfile.ZipInfo, name: str) -> tuple[str, ...] | None:
 
 
 def _name(member: zipfile.ZipInfo) -> str:
-    """Return a member's name as its maker saw it, though many programs do not say in which encoding."""
+    """Return a member's name as its maker saw it, in whichever encoding that was."""
     if member.flag_bits & 0x800:
         return member.orig_filename
     raw = member.orig_filename.encode("cp437", "replace")
