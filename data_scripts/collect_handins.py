@@ -255,7 +255,7 @@ def run(args) -> dict:
         total_bytes=args.max_mb * 1_000_000,
         ratio=args.max_ratio,
     )
-    settings = {"handins": str(args.handins), "quality": args.quality, "limits": vars(limits)}
+    settings = {"handins": str(args.handins), "quality": args.quality}
     done_file = args.out / ".collect_handins" / DONE_FILE
     done = json.loads(done_file.read_text(encoding="utf-8")) if done_file.exists() else {}
     finished = tuple(f"{listed(name)}{mark}" for name in done for mark in ("/", ": "))

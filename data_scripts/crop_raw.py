@@ -13,7 +13,6 @@ archive from its beginning.
 """
 
 import argparse
-import io
 import sys
 import time
 from pathlib import Path
@@ -23,8 +22,8 @@ from joblib import cpu_count
 from PIL import Image
 
 from labkit.cli import positive
-from labkit.crop import DETECTION_SIDES, crop_face, read_photo, square_around
-from labkit.data.images import DAMAGED, FORMATS, jpeg_bytes
+from labkit.crop import crop_face, read_photo
+from labkit.data.images import jpeg_bytes
 from labkit.utils import UserError, reason, write_bytes
 from parts.detectors import DETECTORS, detector
 from parts.job import Job, check_apart, main, parser
@@ -38,32 +37,14 @@ NO_FACE, SEVERAL, UNREADABLE = "no face", "several faces", "not a readable image
 def crop_photo(content: str | bytes, name: str, find, size: int) -> Image.Image | str:
     """Crop the face of a photo to `size` pixels, or say why there is none to crop.
 
-    Large JPEGs are first decoded at a reduced scale, with the longer side not below the one at
-    which the built-in detector looks; the full picture is decoded when nothing is found in that
-    one, or when the crop would have to be enlarged.
-
-    Args:
-        content: path or bytes of the photo.
-        name: what to call it.
-        find: a `detectors.Detector`.
+    content: path or bytes of the photo. name: what to call it. find: a `detectors.Detector`.
     """
     try:
-        data = _read(content) if isinstance(content, str) else content
-        photo = _draft(data)
-        faces = find(photo) if photo else []
-        shrunk = bool(faces)
-        if not shrunk:
-            photo = read_photo(data, name=name)
-            faces = find(photo)
-        if len(faces) != 1:
-            return f"{SEVERAL}: {len(faces)}" if faces else NO_FACE
-        box = faces[0].box
-        if shrunk and 2 * square_around(box)[2] < size:
-            full = read_photo(data, name=name)
-            across, down = full.width / photo.width, full.height / photo.height
-            box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-            photo = full
-        return crop_face(photo, box, size)
+        photo = read_photo(_read(content) if isinstance(content, str) else content, name=name)
+        faces = find(photo)
+        if len(faces) == 1:
+            return crop_face(photo, faces[0].box, size)
+        return f"{SEVERAL}: {len(faces)}" if faces else NO_FACE
     except UserError as error:
         return f"{UNREADABLE}: {str(error).removeprefix(name).strip()}"
     except Exception as error:  # of a detector, whose kinds of error are its own
@@ -79,20 +60,6 @@ def _read(path: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise UserError(f"above {MAX_BYTES / 1e6:,.0f} MB")
     return data
-
-
-def _draft(data: bytes) -> Image.Image | None:
-    """A large JPEG decoded at a half, a quarter or an eighth; None for any other photo."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            full, side = image.size, DETECTION_SIDES[1]
-            scale = side / max(full)
-            wanted = tuple(round(length * scale) for length in full)
-            if scale > 0.5 or image.draft("RGB", wanted) is None or image.size == full:
-                return None
-            return read_photo(image)
-    except (*DAMAGED, Image.DecompressionBombError):
-        return None  # read_photo says what is wrong with it
 
 
 def work(raw: Raw, detector_name: str, size: int, quality: int) -> str:
@@ -148,10 +115,8 @@ def crop(args, job: Job, sources: list) -> int:
                     bar.total = before + source.total(bar.n - before)
                 yield raw.name, (raw, args.detector, args.size, args.quality)
 
-    folders_only = not any(isinstance(source, Archive) for source in sources)
-    bar = job.progress(
-        total=sum(source.total(0) for source in sources) if folders_only else None, unit="images"
-    )
+    totals = [source.total(0) for source in sources]
+    bar = job.progress(total=None if None in totals else sum(totals), unit="images")
     looked_at = 0
     if job.dry_run:
         looked_at = sum(1 for _ in tasks())

@@ -19,7 +19,6 @@ Both come from the internet. Without one, copy the folder that scikit-learn keep
 import argparse
 import csv
 import http.client
-import socket
 import sys
 import tarfile
 import urllib.error
@@ -53,15 +52,12 @@ def fetch(what: str, load: Callable, data_home: Path | None, **settings) -> obje
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Retry downloading")
             return load(data_home=data_home and str(data_home), **settings)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, socket.gaierror) as e:
-        why = getattr(e, "reason", None) or e
-    except tarfile.TarError as e:
-        why = f"the download is damaged: {e}"
-    except OSError as e:
-        if "not downloaded" not in str(e) and e.errno is not None:
-            raise UserError(f"cannot keep {what} in {_home(data_home)}: {reason(e)}") from None
-        why = e
-    why = getattr(why, "strerror", None) or why
+    except (OSError, http.client.HTTPException, tarfile.TarError) as error:
+        cannot_keep = isinstance(error, OSError) and error.filename is not None
+        if cannot_keep and not isinstance(error, urllib.error.URLError):
+            raise UserError(f"cannot keep {what} in {_home(data_home)}: {reason(error)}") from None
+        why = getattr(error, "reason", None) or error
+        why = getattr(why, "strerror", None) or why
     raise UserError(
         f"cannot download {what}: {' '.join(str(why).split()).lower()}; run this where there is a "
         f"network, or copy the folder {_home(data_home)} from a machine that has the set, and name "

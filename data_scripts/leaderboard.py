@@ -4,7 +4,7 @@
     python data_scripts/leaderboard.py BLIND SUBMISSION... --check
 
 KEY is the list that staff keep: `label,file1,file2` in the names of the blind list. SUBMISSION is
-a score file `score,file1,file2`, or a folder of them: every pair once, in any order, finite numbers.
+a score file `score,file1,file2`, or a folder of them: every pair once, in any order.
 What is wrong with a bad one is said in plain words, on the page and in OUT/rejected.csv.
 
 --identities names a CSV `anonymous,original` (original names are `identity/image.jpg`, or the
@@ -25,7 +25,7 @@ from labkit.cli import natural, positive
 from labkit.utils import UserError, folder_lock, write_text
 from parts.job import main, parser
 from parts.ranking import display_names, rank, write_leaderboard
-from parts.submissions import Key, Submission, check_submission, find_submissions
+from parts.submissions import Key, check_submission, find_submissions
 
 
 def arguments():
@@ -77,24 +77,16 @@ def run(args) -> dict:
     if not places:
         raise UserError(f"none of the {len(bad):,} submissions can be used: {bad[0]}")
     counts = {"submissions": len(paths), "ranked": len(places), "rejected": len(bad)}
-    return _summary(args, counts, best=places[0].name, **(_problems(bad) if args.json else {}))
+    problems = {submission.path.name: submission.problems for submission in bad}
+    return _summary(
+        args, counts, best=places[0].name, **{"problems": problems} if args.json else {}
+    )
 
 
 def _summary(args, counts: dict, **more) -> dict:
-    return {
-        "job": "leaderboard",
-        "out": "checked only" if args.check else str(args.out),
-        "dry_run": args.dry_run,
-        "counts": counts,
-        "left_out": {},
-        "finished_earlier": 0,
-        **more,
-    }
-
-
-def _problems(bad: list[Submission]) -> dict:
-    names = display_names([submission.path.name for submission in bad])
-    return {"problems": dict(zip(names, (submission.problems for submission in bad)))}
+    out = "checked only" if args.check else str(args.out)
+    known = {"job": "leaderboard", "out": out, "dry_run": args.dry_run, "counts": counts}
+    return {**known, "left_out": {}, "finished_earlier": 0, **more}
 
 
 if __name__ == "__main__":

@@ -94,12 +94,7 @@ def run(args) -> dict:
     folders = [FaceFolder.scan(args.faces)]
     if args.pretrain_from:
         folders.append(FaceFolder.scan(args.pretrain_from))
-    settings = {
-        "faces": str(args.faces),
-        "pretrain_from": str(args.pretrain_from or ""),
-        "link": args.link,
-    }
-    with Job("split", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
+    with Job("split", args.out, dry_run=args.dry_run, log=args.log) as job:
         _check_empty(args, job)
         images = Images.of(*folders)
         in_vain = images.apply_list(findings)
@@ -111,7 +106,7 @@ def run(args) -> dict:
         sets, shared = plan(images, measures, args, ratio)
         images.leave_out_poor(args.min_images)
         _check_sets(images, sets, args)
-        _check_plan(images, sets, job)
+        _check_plan(images, sets, args.link, job)
         for i in np.flatnonzero(~images.kept):
             job.leave_out(images.name(i), images.why_not[i])
         job.count("images in all", len(images))
@@ -255,9 +250,9 @@ def _check_sets(images: Images, sets: np.ndarray, args) -> None:
         )
 
 
-def _check_plan(images: Images, sets: np.ndarray, job: Job) -> None:
+def _check_plan(images: Images, sets: np.ndarray, link: bool, job: Job) -> None:
     """Keep a digest of the plan; UserError when an earlier run planned otherwise."""
-    digest = blake2b(digest_size=16)
+    digest = blake2b(f"{link}\n".encode(), digest_size=16)
     for i in range(len(images)):
         line = f"{images.source[i]}\0{listed(images.name(i))}\0{sets[images.person[i]]}"
         digest.update(f"{line}\0{int(images.why_not[i] == '')}\n".encode())

@@ -7,15 +7,7 @@ import joblib
 import numpy as np
 import pytest
 from PIL import Image
-from script_runs import (
-    ENVIRONMENT,
-    command,
-    contents,
-    kill_when,
-    make_larger,
-    run_script,
-    tiny_disk,
-)
+from script_runs import ENVIRONMENT, command, kill_when, make_larger, run_script, tiny_disk, tree
 
 from labkit.data import FaceFolder, PairList
 from labkit.utils import UserError
@@ -89,7 +81,7 @@ def test_lfw_goes_on_where_it_was_stopped_and_names_a_broken_photo(data_home, tm
     broken.write_bytes(b"\xff\xd8 broken")
     first = fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home)
     again = fetch("lfw", "--out", tmp_path / "out", "--data-home", data_home)
-    assert again["finished_earlier"] == 7
+    assert again["finished_earlier"] == 6
     for summary in (first, again):
         assert summary["counts"] == {"images written": 6}
         assert summary["left_out"]["not a readable image"] == 1
@@ -122,7 +114,7 @@ def test_killed_and_then_out_of_space_it_still_ends_with_what_one_run_gives(tmp_
     keep_olivetti(tmp_path / "home")
     flags = ("olivetti", "--data-home", tmp_path / "home", "--out")
     fetch(*flags, tmp_path / "whole")
-    with tiny_disk(tmp_path / "disk", "900k") as disk:
+    with tiny_disk(tmp_path / "disk", 900) as disk:
         written = (disk / "out" / "test").glob
         kill_when(lambda: len(list(written("*/*"))) > 50, "fetch_public", *flags, disk / "out")
         assert 50 < len(list(written("*/*"))) < 200
@@ -131,8 +123,7 @@ def test_killed_and_then_out_of_space_it_still_ends_with_what_one_run_gives(tmp_
         assert "no space left on device; free some space" in full.stderr
         make_larger(disk, "20m")
         assert fetch(*flags, disk / "out")["finished_earlier"] >= 50
-        ours, whole = (contents(d, but=".fetch") for d in (disk / "out", tmp_path / "whole"))
-        assert ours == whole
+        assert tree(disk / "out") == tree(tmp_path / "whole")
 
 
 def test_olivetti_becomes_a_face_folder(tmp_path):

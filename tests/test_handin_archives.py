@@ -1,4 +1,4 @@
-"""What hand-ins are read with: names, zip files within bounds, spreadsheets."""
+"""What submissions are read with: names, zip files within bounds, spreadsheets."""
 
 import io
 import random
@@ -55,7 +55,7 @@ def test_a_part_of_a_path_becomes_a_harmless_file_name(part, safe):
         assert names.plain(part) == safe
 
 
-def test_overlapping_members_are_bounded_by_the_hand_ins_share(tmp_path):
+def test_overlapping_members_are_bounded_by_the_share(tmp_path):
     """Fifty names for the same ten megabytes: what comes out is counted, not what lies there."""
     kernel = np.random.default_rng(0).bytes(10_000)
     body = zipped({"a/00.jpg": kernel * 10})

@@ -8,7 +8,7 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
-from raw_faces import make_photos, photo, run_killed, script, summary, tree
+from script_runs import make_photos, photo, run_killed, script, summary, tree
 
 from parts import blind_test  # isort: skip
 from parts import hard_pairs  # isort: skip
@@ -16,7 +16,6 @@ import make_pairs  # isort: skip
 
 from labkit.cli import main as labkit
 from labkit.data import DataDirectory, FaceFolder, PairList
-from labkit.utils import UserError
 
 GENDERS = ["female", "male", "Female", ""]
 
@@ -257,10 +256,3 @@ def test_mistakes_are_one_line_each(own, tmp_path, capsys):
     ]:
         code, _, err = script(make_pairs, capsys, *arguments)
         assert code == 2 and complaint in err and err.count("\n") == 1, err
-
-
-def test_the_key_of_a_damaged_folder_is_told(own, hidden, tmp_path, capsys):
-    summary(make_pairs, capsys, own, "--blind", hidden, "--key", tmp_path / "key")
-    (tmp_path / "key" / "test_blind_names.csv").unlink()
-    with pytest.raises(UserError, match="cannot read .*test_blind_names.csv"):
-        blind_test.read_key(tmp_path / "key", FaceFolder.scan(hidden))

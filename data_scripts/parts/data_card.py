@@ -1,9 +1,11 @@
 """The data card, as Markdown and as one HTML page that needs no network."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from joblib import cpu_count
+from markupsafe import Markup
 
 from labkit.utils import render_page
 from parts.review_page import TEMPLATES, thumbnail
@@ -36,40 +38,15 @@ SYNTHETIC = "All people of this data set are rendered and do not exist; no conse
 
 def as_markdown(report) -> str:
     """Return the card of a `check_data.Report` as Markdown."""
-    lines = [f"# Data card: {_plain(report.name)}", ""]
-    if report.problems:
-        lines += ["**This data directory is not in order:**", ""]
-        lines += [*(f"- {_plain(text)}" for text in report.problems), ""]
-    lines += ["| set | people | images | images per person (least, median, most) | shorter side |"]
-    lines += ["|---|---:|---:|---|---|"]
-    for name, numbers in report.sets.items():
-        lines.append(
-            f"| {name} | {numbers['identities']:,} | {numbers['images']:,} | "
-            f"{_three(numbers['images_per_identity'])} | {_sides(numbers)} |"
-        )
-    lines += ["", "| list | pairs | target pairs | images |", "|---|---:|---:|---:|"]
-    for name, numbers in report.lists.items():
-        targets = "blind" if numbers["targets"] is None else f"{numbers['targets']:,}"
-        lines.append(f"| {name} | {numbers['pairs']:,} | {targets} | {numbers['files']:,} |")
-    lines += ["", "## About the photos", ""]
-    if report.synthetic:
-        lines += [SYNTHETIC, ""]
-    for name, text in FIELDS.items():
-        told = _plain(report.about.get(name) or f"{TO_FILL_IN}: {text} (--{name})")
-        lines.append(f"- **{name.capitalize()}**: {told}")
-    lines += ["", "## Consent and privacy law", ""]
-    lines += [part for text in LAW for part in (text, "")]
-    if report.notes:
-        lines += ["## Notes", "", *(f"- {_plain(text)}" for text in report.notes), ""]
-    return "\n".join(lines)
+    return render_page(TEMPLATES / "data_card.md", **_card(report, _plain))
 
 
-def _plain(text: str) -> str:
+def _plain(text: str) -> Markup:
     """Return a text that Markdown shows as it is, on one line."""
     text = " ".join(str(text).split())
     for character in "\\`*_{}[]<>|#":
         text = text.replace(character, f"\\{character}")
-    return text
+    return Markup(text)
 
 
 def _three(values: np.ndarray) -> str:
@@ -87,38 +64,38 @@ def _sides(numbers: dict) -> str:
 
 def as_html(report) -> str:
     """Return the card of a `check_data.Report` as a page with histograms and samples."""
+    card = _card(report, listed)
     paths = [path for samples in report.samples.values() for _, some in samples for path in some]
     with ThreadPoolExecutor(cpu_count()) as threads:
         pictures = dict(zip(paths, threads.map(lambda path: thumbnail(path, 96), paths)))
-    sets = [
-        numbers
-        | {
-            "name": name,
-            "each": _three(numbers["images_per_identity"]),
-            "sides": _sides(numbers),
-            "plots": [
-                _histogram(numbers["images_per_identity"], "people by images per person"),
-                _histogram(numbers["shorter_side"], "images by shorter side in pixels"),
-            ],
-            "samples": [
-                (person, [pictures[path] for path in some])
-                for person, some in report.samples.get(name, [])
-            ],
-        }
-        for name, numbers in report.sets.items()
-    ]
-    return render_page(
-        TEMPLATES / "data_card.html",
-        title=f"Data card: {listed(report.name)}",
-        problems=[listed(text) for text in report.problems],
-        notes=[listed(text) for text in report.notes],
-        sets=sets,
-        lists=report.lists,
-        about=[(name, report.about.get(name), text) for name, text in FIELDS.items()],
-        synthetic=SYNTHETIC if report.synthetic else "",
-        to_fill_in=TO_FILL_IN,
-        law=LAW,
-    )
+    for numbers in card["sets"]:
+        numbers["plots"] = [
+            _histogram(numbers["images_per_identity"], "people by images per person"),
+            _histogram(numbers["shorter_side"], "images by shorter side in pixels"),
+        ]
+        samples = report.samples.get(numbers["name"], [])
+        numbers["samples"] = [(who, [pictures[path] for path in some]) for who, some in samples]
+    return render_page(TEMPLATES / "data_card.html", **card)
+
+
+def _card(report, text: Callable[[str], str]) -> dict:
+    """Return what both templates show; `text` makes strings of people fit for them."""
+    return {
+        "title": text(f"Data card: {report.name}"),
+        "problems": [text(problem) for problem in report.problems],
+        "notes": [text(note) for note in report.notes],
+        "sets": [
+            numbers
+            | {"name": name, "each": _three(numbers["images_per_identity"])}
+            | {"sides": _sides(numbers)}
+            for name, numbers in report.sets.items()
+        ],
+        "lists": report.lists,
+        "about": [(name, text(report.about.get(name, "")), FIELDS[name]) for name in FIELDS],
+        "synthetic": SYNTHETIC if report.synthetic else "",
+        "to_fill_in": TO_FILL_IN,
+        "law": LAW,
+    }
 
 
 def _histogram(values: np.ndarray, what: str, bars: int = 24) -> dict | None:

@@ -234,8 +234,6 @@ def main(
     except KeyboardInterrupt:
         print(f"\n{flags.prog}: {STOPPED}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

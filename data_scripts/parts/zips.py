@@ -38,7 +38,7 @@ class Limits:
         total_bytes: all that is read out of it.
         ratio: size over compressed size of one file, from a megabyte on.
         depth: archives inside archives.
-        archives: all archives inside, each of which keeps a file open.
+        archives: archives inside in all, each of which keeps a file open.
     """
 
     members: int = 100_000
