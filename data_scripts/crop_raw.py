@@ -81,6 +81,8 @@ def crop(args, job: Job, sources: list) -> int:
 
     def wanted(raw: Raw) -> bool:
         """Give the image its target; note what is done or cannot be."""
+        nonlocal seen
+        seen += 1
         bar.update()
         problem = raw.problem
         try:
@@ -109,14 +111,15 @@ def crop(args, job: Job, sources: list) -> int:
 
     def tasks():
         for source in sources:
-            before = bar.n
             for raw in source.images(wanted):
                 if isinstance(source, Archive):
-                    bar.total = before + source.total(bar.n - before)
+                    bar.total = round(seen / source.fraction())
                 yield raw.name, (raw, args.detector, args.size, args.quality)
 
-    totals = [source.total(0) for source in sources]
-    bar = job.progress(total=None if None in totals else sum(totals), unit="images")
+    archives = any(isinstance(source, Archive) for source in sources)
+    total = None if archives else sum(source.total() for source in sources)
+    bar = job.progress(total=total, unit="images")
+    seen = 0
     looked_at = 0
     if job.dry_run:
         looked_at = sum(1 for _ in tasks())

@@ -45,7 +45,7 @@ class Tree:
     def __init__(self, path: Path):
         self.path = path
 
-    def total(self, seen: int) -> int:
+    def total(self) -> int:
         """Return how many images there are."""
         return sum(1 for name in self._identities() for _ in self._below(name))
 
@@ -91,11 +91,9 @@ class Archive:
         self.path, self.problem = path, ""
         self._file = None
 
-    def total(self, seen: int) -> int | None:
-        """Estimate how many images there are from `seen` so far; None before the first."""
-        if self._file is None or self._file.closed or not seen:
-            return None
-        return round(seen * self.path.stat().st_size / max(self._file.tell(), 1))
+    def fraction(self) -> float:
+        """Return how much of the archive has been read, from 0 to 1."""
+        return self._file.tell() / max(self.path.stat().st_size, 1)
 
     def images(self, wanted: Callable[[Raw], bool]) -> Iterator[Raw]:
         """Yield the images that are `wanted`, which is asked about each before it is read."""
