@@ -15,12 +15,13 @@ import os
 import sys
 import unicodedata
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from labkit.data import IMAGE_EXTENSIONS, DataDirectory, FaceFolder, PairList, decode_image
-from labkit.utils import UserError, reason, write_json, write_text
+from labkit.utils import UserError, write_json, write_text
 from parts import near_duplicates
 from parts.data_card import FIELDS, as_html, as_markdown
 from parts.job import Job, main, parser
@@ -114,15 +115,11 @@ def run(args) -> dict:
             verdict="the data directory is in order", notes=report.notes or None, card=card
         )
     if report.problems:
-        raise UserError(_told(args.data, report.problems, None if args.dry_run else card))
+        lines = [f"\n  - {text}" for text in report.problems]
+        lines += [f"\nthe card: {card}"] * (not args.dry_run)
+        many = f"{len(report.problems)} problem{'s'[: len(report.problems) > 1]}"
+        raise UserError(f"the data directory {args.data} has {many}:{''.join(lines)}")
     return told
-
-
-def _told(data: Path, problems: list[str], card: str | None) -> str:
-    listed_ones = "".join(f"\n  - {text}" for text in problems)
-    more = f"\nthe card: {card}" if card else ""
-    many = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
-    return f"the data directory {data} has {many}:{listed_ones}{more}"
 
 
 def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Measures) -> None:
@@ -157,8 +154,9 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
     if other := _other_files(folder.root):
         report.notes.append(f"{name}: {other:,} files are no images and are passed over")
     about = folder.details()
-    known = [about.get(person, {}).get("synthetic") == "1" for person in folder.identities]
-    report.rendered[name] = all(known)
+    report.rendered[name] = all(
+        about.get(person, {}).get("synthetic") == "1" for person in folder.identities
+    )
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(folder.identities), min(6, len(folder.identities)), replace=False)
     report.samples[name] = [
@@ -180,7 +178,7 @@ def _other_files(root: Path) -> int:
 
 
 def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
-    """People in two sets, whatever the Unicode form of their names."""
+    """Find people in two sets, whatever the Unicode form of their names."""
     names = {
         name: {unicodedata.normalize("NFC", person): person for person in folder.identities}
         for name, folder in folders.items()
@@ -188,16 +186,11 @@ def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
     for name, people in names.items():
         if len(people) < len(folders[name].identities):
             report.problem(f"{name}: a name is there in two Unicode forms: run split.py anew")
-    for k, a in enumerate(SETS):
-        for b in SETS[k + 1 :]:
-            both = sorted(set(names.get(a, ())) & set(names.get(b, ())))
-            exact = [person for person in both if names[a][person] == names[b][person]]
-            told = (a, b) != ("val", "test") and len(exact) == len(both) and b in ("val", "test")
-            if both and not told:  # `DataDirectory.check` has told the others
-                some = ", ".join(map(listed, both[:5]))
-                more = f" and {len(both) - 5:,} more" if len(both) > 5 else ""
-                text = f"{some}{more} in both {a}/ and {b}/"
-                (report.notes.append if b == "train" else report.problem)(text)
+    for a, b in combinations(names, 2):
+        both = sorted(set(names[a]) & set(names[b]))
+        text = f"{', '.join(map(listed, both[:5]))}{', …' * (len(both) > 5)} in both {a}/ and {b}/"
+        if both and not any(text in problem for problem in report.problems):
+            (report.notes.append if b == "train" else report.problem)(text)
 
 
 def _check_list(report: Report, job: Job, path: Path, folder: FaceFolder | None) -> None:
@@ -260,12 +253,9 @@ def _about(args, job: Job) -> dict[str, str]:
     """What people have said of the data, now or in an earlier run."""
     path = job.state / "about.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        about = {}
-    except (OSError, ValueError) as error:
-        what = reason(error) if isinstance(error, OSError) else "damaged"
-        raise UserError(f"cannot read {path}: {what}; delete it") from None
+        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError):
+        raise UserError(f"cannot read {path}: delete it and tell the card again") from None
     told = {name: getattr(args, name) for name in FIELDS}
     about |= {name: text for name, text in told.items() if text is not None}
     if not args.dry_run:

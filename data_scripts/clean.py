@@ -42,18 +42,12 @@ def arguments():
     add("--weights", type=Path, metavar="FILE", help="trained weights, to find label errors")
     add("--device", help="cpu, cuda, … for the embeddings; the best there is when left out")
     add("--min-size", type=positive, default=64, metavar="PX", help="shorter side (default 64)")
-    add(
-        "--min-sharpness", type=float, default=0.004, metavar="X",
-        help="images below are blurred (default 0.004: a blur of about 2 pixels at 128; 0: none)",
-    )  # fmt: skip
-    add(
-        "--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS",
-        help="bits of 64 in which hashes of near-duplicates may differ (default 6)",
-    )  # fmt: skip
-    add(
-        "--alike", type=float, default=near_duplicates.ALIKE, metavar="X",
-        help="least correlation of near-duplicates' details (default 0.85)",
-    )  # fmt: skip
+    add("--min-sharpness", type=float, default=0.004, metavar="X",
+        help="images below are blurred (default 0.004: by about 2 pixels at 128; 0: none)")  # fmt: skip
+    add("--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS",
+        help="bits of 64 in which hashes of near-duplicates may differ (default 6)")  # fmt: skip
+    add("--alike", type=float, default=near_duplicates.ALIKE, metavar="X",
+        help="least correlation of near-duplicates' details (default 0.85)")  # fmt: skip
     add("--shown", type=positive, default=1000, metavar="N", help="pictures per reason on the page")
     return flags
 
@@ -106,7 +100,8 @@ def run(args) -> dict:
         return job.summary(
             corrections_kept=corrected or None,
             identities_that_may_be_one_person=len(found.same) or None,
-            nearest_to_their_own_identity=found.nearest_own(),
+            nearest_to_their_own_identity=verdicts
+            and f"{verdicts.nearest_own:.0%} of the images, by these weights",
             list=str(args.out / LIST_FILE),
             page=str(args.out / "review.html"),
             next=f"look at the page, then split.py {args.faces} --clean {args.out} --out DATA",
@@ -132,12 +127,6 @@ class Findings:
 
     def add(self, i: int, keep: bool, reason: str, detail: str) -> None:
         self.found.setdefault(int(i), Finding(self.folder.name(int(i)), keep, reason, detail))
-
-    def nearest_own(self) -> str | None:
-        """Say how well the weights know these faces."""
-        if self.verdicts is None:
-            return None
-        return f"{self.verdicts.nearest_own:.0%} of the images, by these weights"
 
     def quality(self, min_size: int, min_sharpness: float) -> None:
         """Find unreadable, too small, flat and blurred images."""
@@ -183,7 +172,7 @@ class Findings:
             self.groups.append(best_first)
             self.add(best, True, "near-duplicate", "the best of its copies")
             for i in best_first[1:]:
-                self.add(i, False, "near-duplicate", f"a copy of {self._name(best)}")
+                self.add(i, False, "near-duplicate", f"a copy of {listed(self.folder.name(best))}")
             return
         owner = self._owner(images)
         if owner is not None:
@@ -227,9 +216,6 @@ class Findings:
         for a, b, cosine in self.verdicts.same if wrong else ():
             names = self.folder.identities[a], self.folder.identities[b]
             self.same.append((*names, f"cosine {cosine:.2f}"))
-
-    def _name(self, i: int) -> str:
-        return listed(self.folder.name(i))
 
     def _identity(self, label: int) -> str:
         return listed(self.folder.identities[label])

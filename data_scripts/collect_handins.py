@@ -51,10 +51,10 @@ def work(data: bytes, name: str, target: Path, quality: int) -> str:
     """Decode an image and write it anew, in a process of its own; return why not, or ""."""
     try:
         photo = read_photo(data, name=name)
-    except UserError as error:
-        return f"not a readable image: {str(error).removeprefix(name).strip()}"
-    except Exception as error:  # a decoder that stumbles over a file made to make it stumble
-        return f"not a readable image: {type(error).__name__}"
+    except Exception as error:  # also of a decoder that a file was made to make stumble
+        known = isinstance(error, UserError)
+        why = str(error).removeprefix(name).strip() if known else type(error).__name__
+        return f"not a readable image: {why}"
     write_bytes(target, jpeg_bytes(photo, quality))
     return ""
 
@@ -190,21 +190,13 @@ def collect_all(
                     raise Refused(CHANGED)
                 continue
             tag = blake2b(student.encode(), digest_size=4).hexdigest()
-            found = path.stat()
-            entry = {
-                "student": student,
-                "tag": tag,
-                "bytes": found.st_size,
-                "changed": found.st_mtime_ns,
-                "sha256": sha256(path),
-            }
+            entry = {"student": student, "tag": tag, "sha256": sha256(path)}
+            entry |= {"bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
             entry |= collect(path, tag, limits, quality, job, workers)
         except Refused as error:
             job.leave_out(path.name, str(error))
         except ValueError as error:
             job.leave_out(path.name, f"unsafe name: {error}")
-        except PermissionError as error:
-            job.leave_out(path.name, f"cannot be read: {reason(error)}")
         else:
             done[path.name] = entry
             yield entry

@@ -59,22 +59,14 @@ def arguments():
     add("--ratio", default=RATIO, metavar="R", help=f"shares of the identities (default {RATIO})")
     add("--students", type=Path, metavar="CSV", help="identity,student: whose identities these are")
     add("--list", type=Path, metavar="CSV", help="identity,set or student,set")
-    add(
-        "--rest", choices=(*SETS, "ratio", "none"), default="ratio",
-        help="where identities go that --list does not name (default: by --ratio)",
-    )  # fmt: skip
-    add(
-        "--together", type=Path, metavar="CSV",
-        help="identity,same_as: identities that stay in one set (clean.py's same_people.csv)",
-    )  # fmt: skip
-    add(
-        "--min-images", type=positive, default=2, metavar="N",
-        help="identities with fewer are left out (default 2)",
-    )  # fmt: skip
-    add(
-        "--near-duplicates", choices=("together", "leave-out", "ignore"), default="together",
-        help="keep identities that share a photo in one set, leave photos out, or do not look",
-    )  # fmt: skip
+    add("--rest", choices=(*SETS, "ratio", "none"), default="ratio",
+        help="where identities go that --list does not name (default: by --ratio)")  # fmt: skip
+    add("--together", type=Path, metavar="CSV",
+        help="identity,same_as: who stay in one set (clean.py's same_people.csv)")  # fmt: skip
+    add("--min-images", type=positive, default=2, metavar="N",
+        help="identities with fewer are left out (default 2)")  # fmt: skip
+    add("--near-duplicates", choices=("together", "leave-out", "ignore"), default="together",
+        help="people who share a photo stay together, photos are left out, or neither")  # fmt: skip
     add("--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS")
     add("--alike", type=float, default=near_duplicates.ALIKE, metavar="X")
     add("--link", action="store_true", help="hard links instead of copies (same disk, no space)")

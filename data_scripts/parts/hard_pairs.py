@@ -28,7 +28,7 @@ class _Numbered(FaceFolder):
 
 
 def random_pairs(folder: FaceFolder, per_image: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of `labkit.data.make_pairs` as indices: targets and imposters, int64 (m, 2)."""
+    """Return `labkit.data.make_pairs` as indices: targets and imposters, int64 (m, 2)."""
     made = make_pairs(_Numbered(folder), per_image=per_image, seed=seed)
     numbers = np.array(made.files, np.int64)
     pairs = np.stack([numbers[made.left], numbers[made.right]], axis=1)

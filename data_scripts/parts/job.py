@@ -1,17 +1,7 @@
 """What all scripts share: flags, one-line errors, a lock, a log of left-out files, a summary.
 
-Scripts are run as `python data_scripts/NAME.py …`; each has `arguments()`, which returns its
-parser, and `run(args)`, which returns its summary:
-
-    def run(args) -> dict:
-        with Job("script", args.out, {"size": args.size}, dry_run=args.dry_run) as job:
-            for path in job.progress(paths, unit="images"):
-                job.leave_out("a/1.jpg", "no face")
-                job.count("images written")
-            return job.summary(more="values")
-
-    if __name__ == "__main__":
-        sys.exit(main(run, arguments()))
+Each script has `arguments()`, which returns its parser, and `run(args)`, which works within a
+`with Job(…) as job:` block and returns `job.summary()`, for `main` to print.
 
 A script that is started again skips what is there already. Beside its results it keeps
 

@@ -71,7 +71,9 @@ def embed(
             if store:
                 key = piece_key(folder, numbers)
                 path = store / f"{key}-{embedder.weights_sha256[:16]}.npy"
-            if not _read_into(piece, path):
+            try:
+                piece[:] = np.load(path)
+            except (OSError, ValueError, EOFError, TypeError):  # not there, damaged, no store
                 some = np.flatnonzero(readable[start : numbers.stop])
                 if len(some):
                     piece[some] = embedder.files([folder.path(start + int(i)) for i in some])
@@ -80,17 +82,6 @@ def embed(
                         np.save(temporary, piece)
             bar.update(len(numbers))
     return found
-
-
-def _read_into(piece: np.ndarray, path: Path | None) -> bool:
-    try:
-        kept = np.load(path) if path else None
-    except (OSError, ValueError, EOFError):
-        return False
-    if kept is None or kept.shape != piece.shape:
-        return False
-    piece[:] = kept
-    return True
 
 
 def centres(

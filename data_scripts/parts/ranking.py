@@ -78,11 +78,9 @@ def rank(
         scores = good[i].scores
         draws = metrics.bootstrap(scores, labels, *people, samples=samples, seed=seed)
         low, high = metrics.bootstrap_ci(scores, labels, *people, level=level, draws=draws)
-        versus = None
-        if above is not None:
-            versus = metrics.paired_difference(
-                above[0], scores, labels, *people, level=level, draws=(above[1], draws)
-            )
+        versus = above and metrics.paired_difference(
+            above[0], scores, labels, *people, level=level, draws=(above[1], draws)
+        )
         ordering = np.unique(scores, return_inverse=True)[1].astype(np.int32).tobytes()
         tied = places and places[-1].eer == eers[i]
         places.append(

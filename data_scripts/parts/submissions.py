@@ -136,10 +136,9 @@ def check_submission(path: Path, key: Key) -> Submission:
     """Read one submission and say all that is wrong with it; never raise for what is in it."""
     try:
         text = _text(path, key.size_limit)
-    except OSError as error:
-        return Submission(path, None, [f"it cannot be read: {reason(error)}"])
-    except ValueError as error:
-        return Submission(path, None, [str(error)])
+    except (OSError, ValueError) as error:
+        why = f"it cannot be read: {reason(error)}" if isinstance(error, OSError) else str(error)
+        return Submission(path, None, [why])
     scores = np.full(len(key.pairs), np.nan)
     line_of = np.zeros(len(key.pairs), np.int64)  # 0: not there
     names = set(key.pairs.files)
