@@ -43,7 +43,7 @@ def arguments():
     add("--device", help="cpu, cuda, … for the embeddings; the best there is when left out")
     add("--min-size", type=positive, default=64, metavar="PX", help="shorter side (default 64)")
     add("--min-sharpness", type=float, default=0.004, metavar="X",
-        help="images below are blurred (default 0.004: by about 2 pixels at 128; 0: none)")  # fmt: skip
+        help="images below are blurred (default 0.004: 2 pixels at 128; 0: none)")  # fmt: skip
     add("--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS",
         help="bits of 64 in which hashes of near-duplicates may differ (default 6)")  # fmt: skip
     add("--alike", type=float, default=near_duplicates.ALIKE, metavar="X",
@@ -76,10 +76,12 @@ def run(args) -> dict:
         found.misfiled("wrong face")
         found.near_duplicates(args.radius, args.alike)
         found.misfiled("odd face")
-        answers = Corrections(args.out / LIST_FILE, job.state)
-        rows, corrected = answers.applied(found.rows())
+        answers = corrections(args.out / LIST_FILE, job.state)
+        rows = found.rows()
+        corrected = sum(listed(row.file) in answers for row in rows)
+        rows = [replace(row, keep=answers.get(listed(row.file), row).keep) for row in rows]
         if not args.dry_run:
-            answers.write(rows)
+            write_lists(args.out / LIST_FILE, job.state, rows, answers)
             write_csv(
                 args.out / SAME_PEOPLE,
                 [
@@ -221,40 +223,29 @@ class Findings:
         return listed(self.folder.identities[label])
 
 
-class Corrections:
-    """What a person has changed in the list, told from what the last run wrote there.
+def corrections(list_file: Path, state: Path) -> dict[str, Finding]:
+    """Return what a person has changed in the list, by file.
 
-    The answers are written before the list is, and the copy that they are told from is away while
-    it is: a kill at any moment loses none and invents none.
+    Told from the copy of what the last run wrote; earlier corrections are remembered.
     """
+    remembered, written = state / "answers.csv", state / "written.csv"
+    answers = read_list(remembered) if remembered.exists() else {}
+    if written.exists() and list_file.exists():
+        before = read_list(written)
+        for name, finding in read_list(list_file).items():
+            if name not in before or before[name].keep != finding.keep:
+                answers[name] = finding
+    return answers
 
-    def __init__(self, list_file: Path, state: Path):
-        self.list_file, self.state = list_file, state
-        self.written, self.remembered = state / "written.csv", state / "answers.csv"
-        self.answers: dict[str, Finding] = {}
-        if self.remembered.exists():
-            self.answers = read_list(self.remembered)
-        if self.written.exists() and list_file.exists():
-            before = read_list(self.written)
-            for name, finding in read_list(list_file).items():
-                if name not in before or before[name].keep != finding.keep:
-                    self.answers[name] = finding
 
-    def applied(self, rows: list[Finding]) -> tuple[list[Finding], int]:
-        """Return the findings with a person's answers, and how many of them have one."""
-        answered = [listed(row.file) in self.answers for row in rows]
-        rows = [
-            replace(row, keep=self.answers[listed(row.file)].keep) if known else row
-            for row, known in zip(rows, answered)
-        ]
-        return rows, sum(answered)
-
-    def write(self, rows: list[Finding]) -> None:
-        """Write the list."""
-        write_list(self.remembered, list(self.answers.values()))
-        self.written.unlink(missing_ok=True)
-        write_list(self.list_file, rows)
-        write_list(self.written, rows)
+def write_lists(
+    list_file: Path, state: Path, rows: list[Finding], answers: dict[str, Finding]
+) -> None:
+    """Write the list so that a kill at any moment loses no correction and invents none."""
+    write_list(state / "answers.csv", list(answers.values()))
+    (state / "written.csv").unlink(missing_ok=True)
+    write_list(list_file, rows)
+    write_list(state / "written.csv", rows)
 
 
 if __name__ == "__main__":

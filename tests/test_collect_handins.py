@@ -15,10 +15,7 @@ from PIL import Image
 from script_runs import (
     accepted,
     kill_when,
-    make_larger,
     picture,
-    run_script,
-    tiny_disk,
     tree,
     zipped,
 )  # fmt: skip
@@ -335,22 +332,6 @@ def test_killed_in_the_middle_and_run_again_gives_what_one_run_gives(handins, tm
         "images taken": 180,
     }
     assert tree(cut) == tree(whole)
-
-
-def test_a_full_disk_is_one_line_and_the_rest_is_done_when_there_is_space(handins, tmp_path):
-    for student in range(4):
-        members = {f"{student}/{n}.jpg": picture(n, size=300) for n in range(10)}
-        (handins / f"{student}.zip").write_bytes(zipped({**members, "l.csv": accepted(*members)}))
-    collect(handins, tmp_path / "whole")
-    flags = ("collect_handins", handins, "--workers", "1", "--out")
-    with tiny_disk(tmp_path / "disk", 200) as disk:
-        full = run_script(*flags, disk / "out")
-        assert full.returncode == 2 and full.stderr.count("\n") == 1
-        assert "no space left on device; free some space" in full.stderr
-        make_larger(disk, "20m")
-        again = run_script(*flags, disk / "out")
-        assert again.returncode == 0, again.stderr
-        assert tree(disk / "out") == tree(tmp_path / "whole") and len(images(disk / "out")) == 40
 
 
 @pytest.mark.parametrize(

@@ -209,24 +209,11 @@ def _png(pixels: np.ndarray) -> bytes:
     "name, module, package",
     [("opencv", "cv2", "opencv-python-headless"), ("mtcnn", "facenet_pytorch", "facenet-pytorch")],
 )
-def test_other_detectors_find_the_face_or_say_what_to_install(
-    name, module, package, face, monkeypatch
-):
+def test_a_detector_that_is_not_there_says_what_to_install(name, module, package, monkeypatch):
     detectors.detector.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"{name} is not installed: pip install .*{package}"):
         detectors.detector(name)
-    monkeypatch.undo()
-    detectors.detector.cache_clear()
-    try:
-        find = detectors.detector(name)
-    except UserError:
-        pytest.skip(f"{package} is not installed here")
-    (found,) = find(face)
-    (known,) = labkit.crop.find_faces(face)
-    middle = [(a + b) / 2 for a, b in zip(found.box[:2], found.box[2:])]
-    wanted = [(a + b) / 2 for a, b in zip(known.box[:2], known.box[2:])]
-    assert np.hypot(*np.subtract(middle, wanted)) < known.side / 4
 
 
 def test_a_detector_that_stumbles_leaves_the_photo_out(face):

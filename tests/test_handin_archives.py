@@ -20,14 +20,6 @@ def nfd(text: str) -> str:
     return unicodedata.normalize("NFD", text)
 
 
-@pytest.mark.parametrize(
-    "name, decoded",
-    [("한글".encode(), "한글"), ("한글".encode("cp949"), "한글"), (b"caf\x82\xff", None)],
-)
-def test_bytes_of_a_name_are_read_as_the_first_encoding_that_fits(name, decoded):
-    assert names.decode(name) == (decoded or name.decode("cp437"))
-
-
 @pytest.mark.parametrize("bad", ["/etc/x.jpg", "../x/1.jpg", "a/../../x.jpg", "C:\\x\\1.jpg", ""])
 def test_paths_to_elsewhere_are_refused(bad):
     with pytest.raises(ValueError):

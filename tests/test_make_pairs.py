@@ -115,14 +115,6 @@ def test_a_share_of_hard_imposters_is_kept_and_the_rest_is_random(data):
         assert len(np.unique(keys)) == len(keys)
 
 
-def test_ages_fall_into_quarters_and_unknown_values_into_none(data):
-    folder = FaceFolder.scan(data / "val")
-    groups = hard_pairs.attribute_groups(folder, ["gender"])
-    assert groups[0] == groups[2] and (groups[[3, 7]] == -1).all()
-    codes = hard_pairs._codes([str(20 + k) for k in range(40)] + [""])
-    assert np.bincount(codes[:-1]).tolist() == [10, 10, 10, 10] and codes[-1] == -1
-
-
 def test_neighbours_are_the_nearest_other_identities(data):
     folder = FaceFolder.scan(data / "val")
     angles = np.array([0, 1, 2, 3, 100, 101, 102, 103]) * np.pi / 360

@@ -23,10 +23,8 @@ from script_runs import (
 
 import split  # isort: skip
 from parts import split_plan  # isort: skip
-from parts import split_write  # isort: skip
 
 from labkit.data import FaceFolder
-from labkit.utils import UserError
 
 SETS = split_plan.COURSE_SETS
 
@@ -241,13 +239,6 @@ def test_names_come_out_normal_and_harmless_and_no_file_is_lost(tmp_path, capsys
     assert all(name.isprintable() and "\\" not in name for name in placed)
 
 
-def test_free_names_are_never_given_twice():
-    taken: set[str] = set()
-    names = [split_write.free_name(f"p/{name}", taken) for name in
-             ["a.jpg", "a.jpg", "a_2.jpg", "sub/a.jpg", "sub/a.jpg", "A.jpg"]]  # fmt: skip
-    assert names == ["a.jpg", "a_2.jpg", "a_2_2.jpg", "sub/a.jpg", "sub/a_2.jpg", "A.jpg"]
-
-
 def test_attributes_of_people_go_with_them_but_not_who_brought_them(faces, tmp_path, capsys):
     root = tmp_path / "f"
     shutil.copytree(faces, root)
@@ -308,6 +299,7 @@ def test_mistakes_are_one_line_each(faces, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other" / "val" / "x").mkdir(parents=True)
     unknown = write(tmp_path / "u.csv", "identity,set", "person000,tset", "nobody,val")
+    empty_cell = write(tmp_path / "e.csv", "identity,set", "person000,test", "b,")
     twice = write(tmp_path / "t.csv", "identity,set", "person000,test", "person000,val")
     nothing = write(tmp_path / "n.csv", "who,set", "person000,test")
     strangers = write(tmp_path / "s.csv", "identity,student", "nobody,a")
@@ -324,6 +316,7 @@ def test_mistakes_are_one_line_each(faces, tmp_path, capsys):
         ([faces, "--out", tmp_path / "d", "--list", nothing], "identity or student, set"),
         ([faces, "--out", tmp_path / "d", "--students", strangers], "names no identity"),
         ([faces, "--out", tmp_path / "d", "--clean", tmp_path / "none"], "there is no list"),
+        ([faces, "--out", tmp_path / "d", "--list", empty_cell], "line 3: an empty cell"),
     ]:
         code, out, err = script(split, capsys, *arguments)
         assert code == 2 and complaint in err and err.count("\n") == 1, err
@@ -347,9 +340,3 @@ def test_groups_are_never_divided_and_the_shares_come_near_to_the_ratio():
         largest = np.bincount(groups, weights=there).max()
         for k, name in enumerate(SETS):
             assert abs((there & (sets == k)).sum() - ratio[name] * there.sum()) <= largest + 1
-
-
-def test_a_table_with_an_empty_cell_is_told_by_its_line(tmp_path):
-    path = write(tmp_path / "t.csv", "identity,set", "a,test", ",", "b,")
-    with pytest.raises(UserError, match="line 4: an empty cell"):
-        split_plan.read_pairs(path, ("identity",), "set")
