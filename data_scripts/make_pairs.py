@@ -117,14 +117,8 @@ def draw(folder: FaceFolder, args, hard, seed: int, job: Job) -> tuple[PairList,
         found = of_near_identities(folder, _centres(folder, args, job), len(targets), rng)
     share = args.hard_share if hard else 0.0
     pairs, labels, n_hard = balanced(targets, imposters, found, share, len(folder), rng)
-    names = [folder.name(i) for i in range(len(folder))]
-    used, places = np.unique(pairs, return_inverse=True)
-    places = places.reshape(pairs.shape)
-    order = sorted(range(len(used)), key=lambda k: names[used[k]])
-    rank = np.empty(len(used), np.int64)
-    rank[order] = np.arange(len(used))
-    files = [names[used[k]] for k in order]
-    return PairList(files, rank[places[:, 0]], rank[places[:, 1]], labels), n_hard
+    left, right = ([folder.name(i) for i in side] for side in pairs.T)
+    return PairList.from_names(left, right, labels), n_hard
 
 
 def _centres(folder: FaceFolder, args, job: Job) -> np.ndarray:

@@ -316,21 +316,10 @@ def test_two_names_for_one_person_are_told():
     assert [pair[:2] for pair in verdicts.same] == [(0, 1)]
 
 
-@pytest.mark.parametrize("readable", [0, 1, 20])
-def test_one_identity_or_one_image_has_nothing_to_compare_with(readable):
-    rows = people(0.1, 0)[0][:20]
-    seen = np.arange(20) < readable
-    verdicts = label_errors.judge(rows, np.zeros(20, int), np.array([0, 20]), seen)
-    assert not verdicts.wrong.any() and not verdicts.odd.any() and verdicts.nearest_own == 1.0
-
-
-def test_with_weights_the_page_compares_and_the_pieces_are_used_again(
-    tmp_path, capsys, monkeypatch
-):
+def test_with_weights_the_page_compares_and_the_embeddings_are_kept(tmp_path, capsys):
     import torch
 
     from labkit.checkpoint import save_weights
-    from labkit.embed import Embedder
     from labkit.models import InputSpec, build_model
 
     torch.manual_seed(0)
@@ -339,15 +328,11 @@ def test_with_weights_the_page_compares_and_the_pieces_are_used_again(
     save_weights(weights, build_model("ResNet18", 16), **about)
     faces = make_photos(tmp_path / "faces", 4, 5)
     (faces / "person000" / "bad.jpg").write_text("unreadable")
-    embedded = []
-    real = Embedder.files
-    monkeypatch.setattr(
-        Embedder, "files", lambda self, paths, **more: embedded.extend(paths) or real(self, paths)
-    )
     for _ in range(2):
         told = summary(clean, capsys, faces, "--out", tmp_path / "out", "--weights", weights,
                        "--device", "cpu")  # fmt: skip
         assert "by these weights" in told["nearest_to_their_own_identity"]
-    assert len(embedded) == 20
+    pieces = list((tmp_path / "out" / ".clean" / "pieces").iterdir())
+    assert sorted(piece.suffix for piece in pieces) == [".npy", ".npz"]
     page = (tmp_path / "out" / "review.html").read_text(encoding="utf-8")
     assert '"judged":' in page and '"judged":null' not in page

@@ -77,7 +77,7 @@ def broken_submissions(folder: Path, lines: list[str]) -> dict[str, str]:
         "stranger.csv": (text + f"0.5,{a},../../etc/passwd\n", "called '../../etc/passwd'"),
         "labels.csv": (
             "\n".join(line.replace(",", ",1,", 1) for line in lines),
-            "line 1: expected 3 columns (score, file, file), found 4 (no labels",
+            "lines 1 to 780: expected 3 columns (score, file, file), found 4 (no labels",
         ),
         "semicolons.csv": (text.replace(",", ";"), "separated by commas"),
         "header.csv": ("score,file1,file2\n" + text, "called 'file1' (is this a header?"),

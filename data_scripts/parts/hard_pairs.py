@@ -17,21 +17,12 @@ NEIGHBOURS = 5
 _DRAWS = 3  # for each imposter that is wanted, since some come twice
 
 
-class _Numbered(FaceFolder):
-    """A folder whose images are called by their numbers: pairs of millions without their names."""
-
-    def __init__(self, folder: FaceFolder):
-        vars(self).update(vars(folder))
-
-    def name(self, i: int) -> int:
-        return int(i)
-
-
 def random_pairs(folder: FaceFolder, per_image: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return `labkit.data.make_pairs` as indices: targets and imposters, int64 (m, 2)."""
-    made = make_pairs(_Numbered(folder), per_image=per_image, seed=seed)
-    numbers = np.array(made.files, np.int64)
-    pairs = np.stack([numbers[made.left], numbers[made.right]], axis=1)
+    made = make_pairs(folder, per_image=per_image, seed=seed)
+    index = {folder.name(i): i for i in range(len(folder))}
+    indices = np.array([index[name] for name in made.files], np.int64)
+    pairs = np.stack([indices[made.left], indices[made.right]], axis=1)
     return pairs[made.labels == 1], pairs[made.labels == 0]
 
 

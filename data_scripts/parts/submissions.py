@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def check_submission(path: Path, key: Key) -> Submission:
     scores = np.full(len(key.pairs), np.nan)
     line_of = np.zeros(len(key.pairs), np.int64)  # 0: not there
     names = set(key.pairs.files)
-    problems: list[str] = []
+    problems: list[tuple[int, str]] = []
     lines = 0
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -157,20 +158,30 @@ def check_submission(path: Path, key: Key) -> Submission:
             except ValueError as error:
                 header = lines == 1 and len(row) == 3 and not NUMBER.fullmatch(row[0].strip())
                 hint = " (is this a header? A submission has none)" if header else ""
-                problems.append(f"line {reader.line_num}: {error}{hint}")
+                problems.append((reader.line_num, f"{error}{hint}"))
     except csv.Error as error:
-        problems.append(f"line {reader.line_num}: not CSV ({error})")
-    if not lines and not problems:
-        problems.append("it holds no line")
+        problems.append((reader.line_num, f"not CSV ({error})"))
     missing = np.flatnonzero(line_of == 0)
-    more = len(problems) - MAX_PROBLEMS
-    shown = problems[:MAX_PROBLEMS] + [f"and {more:,} more"] * (more > 0)
+    shown = _grouped(problems)
+    if not lines and not problems:
+        shown.append("it holds no line")
     if len(missing):
         first = ",".join(map(printable, key.pairs.name_pair(int(missing[0]))))
         shown.append(
             f"{len(missing):,} of {len(line_of):,} pairs of the list are missing, first {first}"
         )
     return Submission(path, None if shown else scores, shown)
+
+
+def _grouped(problems: list[tuple[int, str]]) -> list[str]:
+    """Return problems of lines in words, neighbours with one reason together, the first 20."""
+    shown = []
+    for words, group in groupby(problems, key=lambda problem: problem[1]):
+        lines = [line for line, _ in group]
+        span = f"lines {lines[0]} to {lines[-1]}" if len(lines) > 1 else f"line {lines[0]}"
+        shown.append(f"{span}: {words}")
+    more = len(shown) - MAX_PROBLEMS
+    return shown[:MAX_PROBLEMS] + [f"and {more:,} more"] * (more > 0)
 
 
 def _text(path: Path, limit: int) -> str:

@@ -192,15 +192,7 @@ def _name(member: zipfile.ZipInfo) -> str:
     """Return a member's name as its maker saw it, in whichever encoding that was."""
     if member.flag_bits & 0x800:
         return member.orig_filename
-    raw = member.orig_filename.encode("cp437", "replace")
-    extra = member.extra
-    while len(extra) >= 4:
-        number, size = struct.unpack("<HH", extra[:4])
-        body, extra = extra[4 : 4 + size], extra[4 + size :]
-        # Info-ZIP's Unicode path: version 1, CRC-32 of the plain name, the name in UTF-8
-        if number == 0x7075 and body[:5] == struct.pack("<BI", 1, zlib.crc32(raw)):
-            return body[5:].decode("utf-8", "replace")
-    return decode(raw)
+    return decode(member.orig_filename.encode("cp437", "replace"))
 
 
 class _Guarded:

@@ -130,7 +130,8 @@ def splitting(root: Path, entries: int) -> None:
     rates = {name: np.broadcast_to(np.float32(50), entries)
              for name in ("sharpness", "contrast")}  # fmt: skip
     thumb = np.broadcast_to(np.arange(1024, dtype=np.uint8).reshape(32, 32), (entries, 32, 32))
-    measures = Measures(**few, **rates, hash=hashes, thumb=thumb, problem=np.full(entries, "", object))
+    problem = np.full(entries, "", object)
+    measures = Measures(**few, **rates, hash=hashes, thumb=thumb, problem=problem)
     args = split.arguments().parse_args(
         [str(root), "--out", str(root), "--near-duplicates", "leave-out"]
     )
