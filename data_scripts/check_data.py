@@ -46,7 +46,7 @@ def arguments():
 
 @dataclass
 class Report:
-    """What was found: problems (exit code 2) and notes; numbers of the sets and the lists."""
+    """Problems (exit code 2), notes, and numbers of the sets and the pair lists."""
 
     name: str
     problems: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Report:
 
     @property
     def synthetic(self) -> bool:
-        """Whether nobody in the sets exists, by their tables."""
+        """Return whether nobody in the sets exists, by their tables."""
         return bool(self.rendered) and all(self.rendered.values())
 
     def problem(self, text: str) -> None:
@@ -123,7 +123,7 @@ def run(args) -> dict:
 
 
 def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Measures) -> None:
-    """Numbers, samples, unreadable and odd images of one set."""
+    """Note numbers, samples, unreadable and odd images of one set."""
     bad = np.flatnonzero(~m.readable)
     for i in bad:
         job.leave_out(f"{name}/{listed(folder.name(i))}", f"unreadable: {m.problem[i]}")
@@ -194,7 +194,7 @@ def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
 
 
 def _check_list(report: Report, job: Job, path: Path, folder: FaceFolder | None) -> None:
-    """Numbers of a list; labels that contradict the folders; blind images that do not decode."""
+    """Note numbers of a list, labels that contradict the folders, unreadable blind images."""
     try:
         pairs = PairList.read(path)
     except UserError:
@@ -250,7 +250,7 @@ def _check_near_duplicates(report: Report, job: Job, folders: dict, measures: di
 
 
 def _about(args, job: Job) -> dict[str, str]:
-    """What people have said of the data, now or in an earlier run."""
+    """Return what was told for the card, now or in an earlier run."""
     path = job.state / "about.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

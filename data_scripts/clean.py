@@ -111,7 +111,7 @@ def run(args) -> dict:
 
 
 class Findings:
-    """What was found in a folder: at most one finding per image, the gravest reason first.
+    """The findings in a folder: at most one per image, the gravest reason first.
 
     groups: near-duplicates, as lists of image numbers, the best of each first.
     same: (identity, identity, why) of identities that may be one person.

@@ -164,7 +164,7 @@ def _check_blind(args) -> None:
 
 
 def _make_blind(args, hard, job: Job) -> None:
-    """Key first, then images, then the list: a run that was stopped goes on with the same key."""
+    """Write the key, the images, then the list, so that a run goes on with the same key."""
     folder = FaceFolder.scan(args.blind)
     data = DataDirectory(args.data)
     for part in (data.pretrain, data.train, data.val):

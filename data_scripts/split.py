@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.cli import natural, positive
-from labkit.data import FaceFolder
+from labkit.data import FaceFolder, bad_lines
 from labkit.utils import UserError, write_text
 from parts import near_duplicates
 from parts.clean_list import list_path, read_list
@@ -222,8 +222,7 @@ def _listed_sets(path: Path | None, place: dict, owners: list) -> np.ndarray:
                     problems.append(f"{people[person]} is in {SETS[sets[person]]} and in {where}")
                 sets[person] = SETS.index(where)
     if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise UserError(f"{path}: {'; '.join(problems[:10])}{more}")
+        raise UserError(bad_lines(path, problems))
     return sets
 
 

@@ -30,7 +30,7 @@ class NoList(Exception):
 
 @dataclass
 class AcceptList:
-    """What the spreadsheets of a submission say.
+    """The rows of a submission's spreadsheets.
 
     Attributes:
         rows: file as written → accepted or not, in order.
@@ -106,7 +106,7 @@ def _xlsx(data: bytes) -> Iterable[Sequence[object]]:
 
 
 def _check_parts(data: bytes) -> None:
-    """An .xlsx is a zip file of XML: bound it, and refuse entities, before a parser sees it."""
+    """Bound an .xlsx (a zip file of XML), and refuse entities, before a parser sees it."""
     left = MAX_BYTES
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:

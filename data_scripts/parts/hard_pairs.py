@@ -146,7 +146,7 @@ def nearest_identities(centres: np.ndarray, k: int) -> np.ndarray:
 
 
 def _spread(n: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """`wanted` numbers below n, each as often as any other, in random order."""
+    """Return `wanted` numbers below n, each as often as any other, in random order."""
     return np.resize(rng.permutation(n), wanted)
 
 

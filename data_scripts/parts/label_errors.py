@@ -26,7 +26,7 @@ TYPICAL = 3
 
 @dataclass
 class Verdicts:
-    """What the embeddings say of each image, and of identities that may be one person.
+    """Verdicts of the embeddings on each image, and identities that may be one person.
 
     own: float32 (n,), cosine with the own identity's centre, itself left out; nan where the image
         is its identity's only one. other: float32 (n,), the largest cosine with another identity's
@@ -159,7 +159,7 @@ def judge(
 
 
 def _same_people(made: np.ndarray, starts: np.ndarray, usual: np.ndarray) -> list:
-    """Pairs of identities whose centres are as alike as an image and its own centre."""
+    """Return pairs of identities whose centres are as alike as an image and its own centre."""
     limit = max(SAME_PERSON, float(np.quantile(usual, 0.9)))
     counts = np.diff(starts)
     found: list[tuple[int, int, float]] = []

@@ -34,7 +34,7 @@ MAGIC = {
 
 @dataclass
 class Key:
-    """What the staff keep: the labels of a blind list, and who is in its images.
+    """The labels of a blind list, and who is in its images; staff keep it.
 
     pairs: the labelled list, with the names that the blind list has. left, right: int64 (n,),
     number of the person in each pair's images. people: how many there are. known_by: how we
