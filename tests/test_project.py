@@ -23,9 +23,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # From the top down: a module may import the ones before it.
 ORDER = """
-    utils registry config metrics data models losses checks checkpoint devices embed gradcache train
-    launch evaluate crop gallery likeness facemap plots widgets synth lab notebooks doctor commands
-    cli __main__
+    utils registry config metrics data models losses checkpoint devices distributed checks embed
+    gradcache losslog train launch evaluate crop gallery likeness facemap plots widgets synth lab
+    notebooks doctor commands cli __main__
 """.split()
 
 
