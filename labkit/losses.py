@@ -360,7 +360,7 @@ def build_loss(name: str, *, embedding_size: int, num_classes=None, **settings) 
         raise UserError(f"no loss has a setting {' or '.join(unknown)}")
     for missing, parameter in own.items():
         if missing not in given and parameter.default is parameter.empty:
-            raise UserError(f"the loss {name} needs a value for {missing}: set it, or a default")
+            raise UserError(f"the loss {name} needs {missing}: set it, or give it a default value")
     return loss(**{key: value for key, value in given.items() if key in own})
 
 

@@ -101,11 +101,7 @@ def test_a_mistake_in_a_network_is_one_line_that_names_it(tmp_path, text, messag
         ),
         (
             "    def __init__(self, sharpness):\n        super().__init__()\n",
-            "needs a value for sharpness: give it a default value in the constructor",
-        ),
-        (
-            "    def __init__(self, margin):\n        super().__init__()\n",
-            "needs a value for margin: set it",
+            "needs sharpness: set it, or give it a default value",
         ),
         (
             "    def __init__(self):\n        torch.ones(2) @ 3\n",
