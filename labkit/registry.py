@@ -84,7 +84,7 @@ def load_plugin(path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"the plugin {path} must be a Python file (.py) that exists")
+        raise UserError(f"the plugin {path} does not exist or is no Python file (.py)")
     name = f"labkit_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)

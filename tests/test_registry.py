@@ -69,8 +69,8 @@ def test_a_family_makes_entries_from_the_rest_of_the_name(losses):
         ("mine.py", "x = 1\nraise RuntimeError('no')\n", r"mine\.py fails on line 2: RuntimeErr"),
         ("mine.py", "x = 1\n\nx = = 2\n", r"mine\.py fails on line 3: SyntaxError"),
         ("mine.py", "import nowhere_at_all\n", r"fails on line 1: ModuleNotFoundError: No module"),
-        ("mine.py", None, r"mine\.py must be a Python file \(.py\) that exists"),
-        ("mine.ipynb", "{}", r"mine\.ipynb must be a Python file"),
+        ("mine.py", None, r"mine\.py does not exist"),
+        ("mine.ipynb", "{}", r"mine\.ipynb does not exist or is no Python file"),
     ],
 )
 def test_a_plugin_that_will_not_do_is_one_line(tmp_path, monkeypatch, file, text, message):
