@@ -283,7 +283,7 @@ class RunFolder:
             for left_by_a_kill in self.path.rglob(".*.partial*"):
                 left_by_a_kill.unlink(missing_ok=True)
             if self.config_file.exists() and self.state_file.exists():
-                earlier = read_settings(self.config_file)
+                earlier = dataclasses.asdict(TrainConfig(**read_settings(self.config_file)))
                 differing = [
                     f"{name} ({earlier.get(name)!r}, now {value!r})"
                     for name, value in dataclasses.asdict(config).items()
