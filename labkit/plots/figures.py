@@ -194,11 +194,11 @@ def lookalike_sheet(face: Image.Image, matches, gallery, *, calibration=None) ->
     matches = list(matches)[:5]
     figure, (first, *others) = panels(len(matches) + 1, 6, 2.3, 3.3)
     show_picture(first, face)
-    first.set_title("Your photo", fontsize=11)
+    first.set_title("Your photo", fontsize=11, loc="center")
     notes = [gallery.note, "closer than … % of pairs of different people" if calibration else ""]
     for rank, (axes, match) in enumerate(zip(others, matches), 1):
         show_picture(axes, gallery.thumbnail(match.identity, image=match.image))
-        axes.set_title(f"{rank}. {text(match.name, 20)}", fontsize=11)
+        axes.set_title(f"{rank}. {text(match.name, 20)}", fontsize=11, loc="center")
         words = f"similarity {match.similarity:.3f}"
         if calibration:
             words += f"\ncloser than {float(calibration.percentile(match.similarity)):.1f} %"
