@@ -125,7 +125,7 @@ def _figures(reports: Sequence, systems: Sequence, root: str | Path | None) -> l
 
 def _numbers_page(systems: Sequence, sentences: Sequence[str], title: str):
     """The first page of the PDF."""
-    from labkit.plots.style import new_figure, styled, text
+    from labkit.plots.figures import new_figure, styled, text
 
     lines = [text(title), ""]
     for system in systems:
