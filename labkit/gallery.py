@@ -175,7 +175,7 @@ class Gallery:
             return gallery
         except FileNotFoundError:
             what = "does not exist; make it with `labkit gallery`"
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError):
             what = "is not a gallery file or is damaged; run `labkit gallery` again"
         raise UserError(f"the gallery {path} {what}")
 
