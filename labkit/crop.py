@@ -159,9 +159,7 @@ def crop_face(photo: Image.Image, face_or_box: Face | Box, size: int = 256) -> I
     left, top = round(x - side / 2), round(y - side / 2)
     overlaps = -side < left < photo.width and -side < top < photo.height
     if not overlaps or side > 8 * max(photo.size):
-        raise UserError(
-            f"box {tuple(box)} is outside the photo of {photo.size} pixels or far larger"
-        )
+        raise UserError(f"the box {box} lies outside the photo of {photo.size} or is far larger")
     square = Image.new("RGB", (side, side), GREY)
     square.paste(photo, (-left, -top))
     return square.resize((size, size), Image.Resampling.BICUBIC)

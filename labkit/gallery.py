@@ -21,9 +21,7 @@ ARRAYS = {
     "portraits": np.uint8, "portrait_ends": np.int64, "small": np.uint8, "small_ends": np.int64,
 }  # fmt: skip
 TEXTS = "identities files details synthetic weights_name weights_path weights_sha256 skipped"
-YES = {"1", "true", "yes", "y"}
-# Columns of `identities.csv` that say who a star is, not how the star looks.
-NAMING = ("identity", "number", "population", "name", "hangul", "synthetic")
+NAMING = {"identity", "number", "population", "name", "hangul", "synthetic"}  # not looks
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,8 @@ def top_k(query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     """Return the k rows most similar to a query, as a full sort would find them.
 
     A matrix product in float32 finds candidates, which are sorted by their products in float64; of
-    equal rows, the one of the lower index comes first. `query` (d,) and `rows` (n, d), which may be
-    a memory map, are float32 of length 1. Returns indices of the rows, int64 (k,), most similar
-    first, and their cosines, float32 (k,), with k at most n.
+    equal rows, the lower index comes first. `query` (d,) and `rows` (n, d) are float32 of length 1.
+    Returns indices, int64 (k,), and cosines, float32 (k,), with k at most n.
     """
     scores = rows @ query
     if not np.isfinite(scores).all():
@@ -126,7 +123,7 @@ class Gallery:
         portraits = [_square(folder.path(kept[i]), 192) for i in best]
         known, identities = folder.details(), [folder.identities[i] for i in stars]
         details = [known.get(identity, {}) for identity in identities]
-        synthetic = {d.get("synthetic", "").strip().lower() for d in details} & YES
+        synthetic = {d.get("synthetic", "").lower() for d in details} & {"1", "true", "yes", "y"}
         weights = Path(embedder.weights_path).absolute()
         return cls(
             embeddings, labels, means, best, *packed(portraits), *packed([small[i] for i in kept]),
@@ -166,24 +163,21 @@ class Gallery:
             calibration = info.get("calibration") and Calibration(**info["calibration"])
             info |= dict(weights_path=Path(weights), calibration=calibration)
             gallery = cls(**arrays, **info)
-            stars, images = len(gallery.names), len(gallery.files)
-            of_stars = (gallery.identities, gallery.means, gallery.best, gallery.portrait_ends)
-            of_images = (gallery.embeddings, gallery.labels, gallery.small_ends)
-            fit = {*map(len, of_stars)} == {stars} and {*map(len, of_images)} == {images}
-            if kind != KIND or not fit or gallery.labels.max() >= stars:
+            stars, images = gallery.labels.max() + 1, len(gallery.labels)
+            lengths = [len(gallery), len(gallery.names), len(gallery.means), len(gallery.files)]
+            if kind != KIND or lengths != [stars, stars, stars, images]:
                 raise ValueError("the arrays do not fit together")
             return gallery
         except FileNotFoundError:
             what = "does not exist; make it with `labkit gallery`"
         except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError):
-            what = "is not a gallery file or is damaged; run `labkit gallery` again"
+            what = "cannot be read as a gallery; run `labkit gallery` again"
         raise UserError(f"the gallery {path} {what}")
 
     def check(self, embedder) -> None:
         """Raise UserError when the gallery was made with other weights than the embedder's."""
         if embedder.weights_sha256 != self.weights_sha256:
-            used = f"{self.weights_name}, {self.weights_sha256[:8]}…"
-            raise UserError(f"the gallery was made with other weights ({used}); build it again")
+            raise UserError(f"the gallery is of other weights, {self.weights_name}: build it again")
 
     def search(self, embeddings: np.ndarray, k: int = 5, *, level: str = "identity") -> list:
         """Return the k most similar stars or images by cosine, as a full sort would find them.
@@ -199,8 +193,7 @@ class Gallery:
         query, by_image = l2_normalize(embeddings), level == "image"
         rows = self.embeddings if by_image else self.means
         if query.shape != rows.shape[1:]:
-            sizes = f"{len(query)} numbers does not fit a gallery of {rows.shape[1]}"
-            raise UserError(f"an embedding of {sizes}; use the weights {self.weights_name}")
+            raise UserError(f"{query.size} numbers do not fit a gallery of {rows.shape[1]} each")
         matches = []
         for index, similarity in zip(*(values.tolist() for values in top_k(query, rows, k))):
             image = index if by_image else int(self.best[index])
@@ -229,8 +222,7 @@ class Gallery:
 
 def packed(blobs: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Return many blobs as one uint8 array, and where each ends, int64."""
-    ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
-    return np.frombuffer(b"".join(blobs), dtype=np.uint8), ends
+    return np.frombuffer(b"".join(blobs), dtype=np.uint8), np.cumsum([*map(len, blobs)])
 
 
 def _square(path: Path, side: int) -> bytes:
