@@ -81,7 +81,7 @@ def main() -> None:
             return lambda query: index.search(query, args.k)[1]
 
         searches = {
-            "kit": lambda: lambda query: top_k(query, rows, args.k)[0],
+            "kit": lambda: lambda query: top_k(query[0], rows, args.k)[0],
             "NumPy product": lambda: product,
             "faiss flat": faiss_flat,
         }

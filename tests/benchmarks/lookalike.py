@@ -79,9 +79,9 @@ def make_gallery(embedder: Embedder) -> Gallery:
 
 def upload(app: LookalikeApp, name: str, data: bytes) -> None:
     view, size = app.view, 2 * 1024**2
-    view._handle_custom_msg({"kind": "begin", "files": [{"name": name, "size": len(data)}]}, [])
+    view._handle_custom_msg({"kind": "begin", "value": [name]}, [])
     for start in range(0, len(data), size):
-        view._handle_custom_msg({"kind": "piece", "index": 0}, [data[start : start + size]])
+        view._handle_custom_msg({"kind": "piece", "value": 0}, [data[start : start + size]])
     view._handle_custom_msg({"kind": "end"}, [])
 
 
