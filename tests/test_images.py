@@ -97,8 +97,8 @@ def test_random_crops_keep_the_asked_share_of_the_area():
 def test_a_random_crop_has_the_pixels_of_pillows_resize():
     rough = Image.fromarray(noise(120, 100, seed=1))
     smooth = np.array(rough.resize((200, 240), Image.Resampling.BICUBIC))
-    ours = random_resized_crop(
-        smooth, 64, np.zeros(CROP_DRAWS), scale=(1, 1), ratio=(200 / 240, 200 / 240)
-    )
+    draws = np.ones(CROP_DRAWS)  # the whole area, at the image's own ratio, from 3/4 to 4/3
+    draws[1], draws[-2:] = np.log((200 / 240) / (3 / 4)) / np.log((4 / 3) / (3 / 4)), 0
+    ours = random_resized_crop(smooth, 64, draws)
     theirs = np.asarray(Image.fromarray(smooth).resize((64, 64), Image.Resampling.BILINEAR), int)
     assert np.abs(ours - theirs).max() <= 1
