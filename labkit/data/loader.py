@@ -25,18 +25,23 @@ from labkit.utils import UserError
 
 MAX_WORKERS = 8
 MISSING_GREY = 128
+
 _loaders: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
+# Before `multiprocessing` sends SIGTERM to the workers and waits.
+atexit.register(lambda: [close_loader(loader) for loader in list(_loaders)])
 
 
-class Item(NamedTuple):
-    """One identity in one batch: its label, its images, and the seed of their augmentation.
+class BatchPlan(NamedTuple):
+    """Which images meet in a batch, or in one process's part of it.
 
-    seed: the run's seed, the epoch, the step, and the place in the batch of all processes.
+    labels: int64 (part,). indices: int64 (part, images_per_class), of the images in the folder.
+    first: the part's place in the whole batch. seed: of the run, the epoch, and the step.
     """
 
-    label: int
-    images: tuple[int, ...]
-    seed: tuple[int, ...]
+    labels: np.ndarray
+    indices: np.ndarray
+    first: int
+    seed: tuple[int, int, int]
 
 
 class TrainingBatch(NamedTuple):
@@ -55,50 +60,40 @@ class TrainingBatch(NamedTuple):
     indices: torch.Tensor
 
 
-class IdentityBatchSampler(Sampler[list[Item]]):
+class IdentityBatchSampler(Sampler[BatchPlan]):
     """Batches of `batch_size` different identities with `images_per_class` images of each.
 
     In an epoch each identity gives at most `max_images_per_class` images, drawn anew, and every
     batch is full. The steps of an epoch depend on the folder and the sizes alone. Sampling is
-    linear in the number of images. With several processes each gets its own part of the same
-    global batch.
+    linear in the number of images. Of several processes each gets its part of the same batches.
 
     Raises UserError when there are fewer identities (with enough images) than `batch_size`.
     """
 
-    def __init__(
-        self,
-        folder: FaceFolder,
-        *,
-        batch_size: int,
-        images_per_class: int = 1,
-        max_images_per_class: int = 100,
-        seed: int = 0,
-        rank: int = 0,
-        processes: int = 1,
-    ):
-        self.folder = folder
-        self.batch_size, self.images_per_class = batch_size, images_per_class
-        self.seed, self.rank, self.processes = seed, rank, processes
-        if batch_size % processes:
+    def __init__(self, folder: FaceFolder, config: TrainConfig, rank: int = 0, processes: int = 1):
+        self.folder, self.seed = folder, config.seed
+        self.batch_size, self.images_per_class = config.batch_size, config.images_per_class
+        if self.batch_size % processes:
             raise UserError(
-                f"the batch size {batch_size} cannot be shared equally by {processes} processes"
+                f"batch_size {self.batch_size} cannot be shared by {processes} processes"
             )
-        self._groups = np.minimum(folder.counts(), max_images_per_class) // images_per_class
+        share = self.batch_size // processes
+        self.part = slice(rank * share, (rank + 1) * share)
+        most, each = config.max_images_per_class, self.images_per_class
+        self._groups = np.minimum(folder.counts(), most) // each
         usable = int((self._groups > 0).sum())
-        if usable < batch_size:
-            most = min(max_images_per_class, int(folder.counts().max()))
+        if usable < self.batch_size:
+            most = min(most, int(folder.counts().max()))
             advice = f"batch_size to {usable}" if usable else f"images_per_class to {most}"
-            enough = "" if images_per_class == 1 else f" with {images_per_class} images or more"
             raise UserError(
-                f"a batch of {batch_size} identities needs as many in {folder.root}, "
-                f"which has {usable}{enough}: set {advice} or less"
+                f"a batch needs {self.batch_size} identities with {each} or more images, and "
+                f"{folder.root} has {usable}: set {advice} or less"
             )
         # The most batches that can be filled when an identity comes at most once in each.
         self.steps = bisect_left(
-            range(1, int(self._groups.sum()) // batch_size + 1),
+            range(1, int(self._groups.sum()) // self.batch_size + 1),
             True,
-            key=lambda steps: np.minimum(self._groups, steps).sum() < steps * batch_size,
+            key=lambda steps: np.minimum(self._groups, steps).sum() < steps * self.batch_size,
         )
         self.set_epoch(0)
 
@@ -109,19 +104,11 @@ class IdentityBatchSampler(Sampler[list[Item]]):
         """Choose the epoch to draw next, and the step to begin at."""
         self.epoch, self.first_step = epoch, first_step
 
-    def __iter__(self) -> Iterator[list[Item]]:
-        labels, images = self._draw()
-        share = self.batch_size // self.processes
-        places = range(self.rank * share, (self.rank + 1) * share)
+    def __iter__(self) -> Iterator[BatchPlan]:
+        labels, indices = (array[:, self.part] for array in self._draw())
         for step in range(self.first_step, self.steps):
-            yield [
-                Item(
-                    int(labels[step, place]),
-                    tuple(images[step, place].tolist()),
-                    (self.seed, self.epoch, step, place),
-                )
-                for place in places
-            ]
+            seed = self.seed, self.epoch, step
+            yield BatchPlan(labels[step], indices[step], self.part.start, seed)
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return labels (steps, batch) and image indices (steps, batch, images_per_class)."""
@@ -171,36 +158,33 @@ class TrainingImages(Dataset):
     Each is cropped by `random_resized_crop` and, with `mirror`, flipped every other time.
     """
 
-    def __init__(self, folder: FaceFolder, *, image_size: int, mirror: bool = False):
+    def __init__(self, folder: FaceFolder, image_size: int, mirror: bool):
         self.folder, self.image_size, self.mirror = folder, image_size, mirror
 
-    def __getitems__(self, items: list[Item]) -> TrainingBatch:
-        size, per_class = self.image_size, len(items[0].images)
-        pixels = np.empty((len(items), per_class, size, size, 3), dtype=np.uint8)
+    def __getitem__(self, plan: BatchPlan) -> TrainingBatch:
+        size, shape = self.image_size, plan.indices.shape
+        pixels = np.empty((*shape, size, size, 3), dtype=np.uint8)
         # One generator for all numbers of a step, as making one costs more than drawing from it;
         # those of a place in the batch are the same whichever process draws them.
-        seed, epoch, step, last = items[-1].seed
-        rng = np.random.default_rng([seed, epoch, step, 1])  # the 1: not the sampler's generator
-        draws = rng.random((last + 1, per_class, 1 + CROP_DRAWS))[-len(items) :]
+        rng = np.random.default_rng([*plan.seed, 1])  # the 1: not the sampler's generator
+        draws = rng.random((plan.first + shape[0], shape[1], 1 + CROP_DRAWS))[plan.first :]
         unreadable: list[str] = []
-        for place, item in enumerate(items):
-            for j, index in enumerate(item.images):
-                image = self._decode(index, item.label, unreadable)
-                crop = random_resized_crop(image, size, draws[place, j, 1:])
-                flip = self.mirror and draws[place, j, 0] < 0.5
-                pixels[place, j] = crop[:, ::-1] if flip else crop
+        for place in np.ndindex(shape):
+            image = self._decode(int(plan.indices[place]), unreadable)
+            crop = random_resized_crop(image, size, draws[place][1:])
+            flip = self.mirror and draws[place][0] < 0.5
+            pixels[place] = crop[:, ::-1] if flip else crop
         return TrainingBatch(
             torch.from_numpy(pixels).permute(0, 1, 4, 2, 3),
-            torch.tensor([item.label for item in items]),
+            torch.from_numpy(plan.labels),
             unreadable,
-            torch.tensor([item.images for item in items]),
+            torch.from_numpy(plan.indices),
         )
 
-    def _decode(self, index: int, label: int, unreadable: list[str]) -> np.ndarray:
+    def _decode(self, index: int, unreadable: list[str]) -> np.ndarray:
         """Return the image, or the next readable one of its identity; grey when none is."""
-        own = self.folder.indices_of(label)
-        for turn in range(len(own)):
-            candidate = own[(index - own.start + turn) % len(own)]
+        own = self.folder.indices_of(self.folder.labels[index])
+        for candidate in (*range(index, own.stop), *range(own.start, index)):
             try:
                 return decode_pixels(self.folder.path(candidate), min_size=self.image_size)
             except UserError:
@@ -219,30 +203,20 @@ def train_loader(
 ) -> DataLoader:
     """Return a loader of the `TrainingBatch`es of process `rank`, out of `processes`.
 
-    `loader.batch_sampler.set_epoch(epoch, first_step)` chooses what the next pass gives.
-
-    workers: loader processes, which `close_loader` ends; None for as many as this process's share
-    of the cores allows, at most 8.
+    `loader.sampler.set_epoch(epoch, first_step)` chooses what the next pass gives. workers:
+    loader processes, which `close_loader` ends; None for as many as this process's share of the
+    cores allows, at most 8.
 
     Raises UserError when the batches that `config` asks for cannot be filled.
     """
-    sampler = IdentityBatchSampler(
-        folder,
-        batch_size=config.batch_size,
-        images_per_class=config.images_per_class,
-        max_images_per_class=config.max_images_per_class,
-        seed=config.seed,
-        rank=rank,
-        processes=processes,
-    )
     if workers is None:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         workers = min(MAX_WORKERS, max(cpu_count() // neighbours, 1))
     loader = DataLoader(
-        TrainingImages(folder, image_size=config.image_size, mirror=config.mirror),
-        batch_sampler=sampler,
+        TrainingImages(folder, config.image_size, config.mirror),
+        sampler=IdentityBatchSampler(folder, config, rank, processes),
+        batch_size=None,  # the sampler gives whole batches
         num_workers=workers,
-        collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_ignore_signals,
@@ -263,21 +237,7 @@ def close_loader(loader: DataLoader) -> None:
             worker.join()
 
 
-@atexit.register
-def _close_all_loaders() -> None:
-    """Close what is open before `multiprocessing` sends SIGTERM to the workers and waits."""
-    for loader in list(_loaders):
-        close_loader(loader)
-
-
 def _ignore_signals(worker: int) -> None:
-    """Leave a signal to all processes of a job to the one that trains.
-
-    It may still need batches to finish its step and save, and closes the loader then.
-    """
+    """Leave a signal to all processes of a job to the one that trains, which may need batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _as_it_is(batch: TrainingBatch) -> TrainingBatch:
-    return batch
