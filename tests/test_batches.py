@@ -61,8 +61,9 @@ def test_no_identity_comes_twice_in_a_batch_and_no_image_twice_in_an_epoch(count
                 settings["batch_size"],
                 settings.get("images_per_class", 1),
             )
-            assert len(set(plan.labels)) == settings["batch_size"]
-            assert (sampler.folder.labels[plan.indices] == plan.labels[:, None]).all()
+            labels = sampler.folder.labels[plan.indices]
+            assert (labels == labels[:, :1]).all()
+            assert len(set(labels[:, 0])) == settings["batch_size"]
         images = np.concatenate([plan.indices for plan in plans]).flatten()
         assert len(set(images)) == len(images)
 
@@ -96,9 +97,8 @@ def test_people_meet_others_evenly_within_an_epoch():
 @pytest.mark.parametrize(
     ("counts", "settings", "message"),
     [
-        ([5] * 3, dict(batch_size=4), "has 3: set batch_size to 3"),
-        ([5, 5, 1], dict(batch_size=4, images_per_class=2), "4 identities with 2 or more .* has 2"),
-        ([1, 3], dict(batch_size=4, images_per_class=9), "set images_per_class to 3 or less"),
+        ([5] * 3, dict(batch_size=4), "set batch_size to 3"),
+        ([5, 5, 1], dict(batch_size=4, images_per_class=2), "has 2 identities with 2 or more"),
     ],
 )
 def test_batches_that_cannot_be_filled_are_one_clear_line(counts, settings, message):

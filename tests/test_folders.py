@@ -32,7 +32,6 @@ def test_images_at_any_depth_upper_case_and_hangul_are_found_and_others_passed_o
 def test_extensions_are_named_as_on_the_command_line(faces):
     (faces / "id0000/x.webp").write_bytes(b"")
     assert len(FaceFolder.scan(faces, extensions="jpg, .WEBP")) == 73
-    assert len(FaceFolder.scan(faces, extensions=[".webp"])) == 1
 
 
 def test_a_cached_listing_is_read_back_and_noticed_when_stale(faces, tmp_path):
@@ -50,7 +49,7 @@ def test_a_cached_listing_is_read_back_and_noticed_when_stale(faces, tmp_path):
     make_faces(faces, 1, 1, seed=9)
     later = FaceFolder.scan(faces, cache=cache)
     assert len(later) == len(first) and later.digest() != first.digest()
-    assert len(FaceFolder.scan(faces, cache=cache, extensions=[".png", ".jpg"])) == len(first)
+    assert len(FaceFolder.scan(faces, cache=cache, extensions="png,jpg")) == len(first)
 
 
 def test_a_damaged_or_foreign_cache_is_made_anew(faces, tmp_path):
@@ -98,7 +97,7 @@ def test_a_union_names_every_image_below_the_common_parent(tmp_path):
     for i in range(len(both)):
         assert both.path(i).is_file()
         assert both.identities[both.labels[i]] == both.path(i).parent.name
-    with pytest.raises(UserError, match="an identity is in two folders"):
+    with pytest.raises(UserError, match="id0000 is in two folders"):
         FaceFolder.union([parts[0], FaceFolder.scan(make_faces(tmp_path / "test", 3, 2, seed=0))])
 
 

@@ -86,7 +86,7 @@ def test_an_empty_binary_or_missing_list_is_one_clear_line(tmp_path, content):
 
 
 def test_one_identity_or_single_images_cannot_make_pairs(tmp_path):
-    with pytest.raises(UserError, match="one identity"):
-        make_pairs(FaceFolder.scan(make_faces(tmp_path / "one", 1, 5)))
-    with pytest.raises(UserError, match="one image of each"):
-        make_pairs(FaceFolder.scan(make_faces(tmp_path / "single", 5, 1)))
+    for name, identities, images in (("one", 1, 5), ("single", 5, 1)):
+        folder = FaceFolder.scan(make_faces(tmp_path / name, identities, images))
+        with pytest.raises(UserError, match="pairs need two"):
+            make_pairs(folder)

@@ -23,9 +23,6 @@ from labkit.data.folders import FaceFolder
 from labkit.data.images import CROP_DRAWS, decode_pixels, random_resized_crop
 from labkit.utils import UserError
 
-MAX_WORKERS = 8
-MISSING_GREY = 128
-
 _loaders: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
 # Before `multiprocessing` sends SIGTERM to the workers and waits.
 atexit.register(lambda: [close_loader(loader) for loader in list(_loaders)])
@@ -34,11 +31,10 @@ atexit.register(lambda: [close_loader(loader) for loader in list(_loaders)])
 class BatchPlan(NamedTuple):
     """Which images meet in a batch, or in one process's part of it.
 
-    labels: int64 (part,). indices: int64 (part, images_per_class), of the images in the folder.
+    indices: int64 (part, images_per_class), of the images in the folder; a row shows one identity.
     first: the part's place in the whole batch. seed: of the run, the epoch, and the step.
     """
 
-    labels: np.ndarray
     indices: np.ndarray
     first: int
     seed: tuple[int, int, int]
@@ -47,11 +43,9 @@ class BatchPlan(NamedTuple):
 class TrainingBatch(NamedTuple):
     """The images and labels of one training step.
 
-    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order.
-    labels: int64 (batch,).
-    unreadable: names of the images that could not be decoded, each replaced by another image of
-        its identity.
-    indices: int64 (batch, images_per_class), of the images in the face folder.
+    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order. labels:
+    int64 (batch,). unreadable: names of the images that could not be decoded, each replaced by
+    another of its identity. indices: int64 (batch, images_per_class), of the images in the folder.
     """
 
     images: torch.Tensor
@@ -64,9 +58,7 @@ class IdentityBatchSampler(Sampler[BatchPlan]):
     """Batches of `batch_size` different identities with `images_per_class` images of each.
 
     In an epoch each identity gives at most `max_images_per_class` images, drawn anew, and every
-    batch is full. The steps of an epoch depend on the folder and the sizes alone. Sampling is
-    linear in the number of images. Of several processes each gets its part of the same batches.
-
+    batch is full. Of several processes each gets its part of the same batches.
     Raises UserError when there are fewer identities (with enough images) than `batch_size`.
     """
 
@@ -79,15 +71,12 @@ class IdentityBatchSampler(Sampler[BatchPlan]):
             )
         share = self.batch_size // processes
         self.part = slice(rank * share, (rank + 1) * share)
-        most, each = config.max_images_per_class, self.images_per_class
-        self._groups = np.minimum(folder.counts(), most) // each
-        usable = int((self._groups > 0).sum())
-        if usable < self.batch_size:
-            most = min(most, int(folder.counts().max()))
-            advice = f"batch_size to {usable}" if usable else f"images_per_class to {most}"
+        each = self.images_per_class
+        self._groups = np.minimum(folder.counts(), config.max_images_per_class) // each
+        if (usable := np.count_nonzero(self._groups)) < self.batch_size:
             raise UserError(
-                f"a batch needs {self.batch_size} identities with {each} or more images, and "
-                f"{folder.root} has {usable}: set {advice} or less"
+                f"{folder.root} has {usable} identities with {each} or more images for a batch of "
+                f"{self.batch_size}: set batch_size to {usable}, or images_per_class lower"
             )
         # The most batches that can be filled when an identity comes at most once in each.
         self.steps = bisect_left(
@@ -105,13 +94,12 @@ class IdentityBatchSampler(Sampler[BatchPlan]):
         self.epoch, self.first_step = epoch, first_step
 
     def __iter__(self) -> Iterator[BatchPlan]:
-        labels, indices = (array[:, self.part] for array in self._draw())
+        indices = self._draw()[:, self.part]
         for step in range(self.first_step, self.steps):
-            seed = self.seed, self.epoch, step
-            yield BatchPlan(labels[step], indices[step], self.part.start, seed)
+            yield BatchPlan(indices[step], self.part.start, (self.seed, self.epoch, step))
 
-    def _draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels (steps, batch) and image indices (steps, batch, images_per_class)."""
+    def _draw(self) -> np.ndarray:
+        """Return the indices of an epoch's images, int64 (steps, batch, images_per_class)."""
         rng = np.random.default_rng([self.seed, self.epoch])
         counts = np.minimum(self._groups, self.steps)
         # Indices in random order within each identity; identities stay in their places.
@@ -127,7 +115,7 @@ class IdentityBatchSampler(Sampler[BatchPlan]):
         images = shuffled[first_image[:, None] + np.arange(self.images_per_class)]
         batch_of = _deal(owner, self.steps, rng)
         place = np.argsort(batch_of, kind="stable").reshape(self.steps, self.batch_size)
-        return owner[place], images[place]
+        return images[place]
 
 
 def _deal(owner: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
@@ -174,12 +162,9 @@ class TrainingImages(Dataset):
             crop = random_resized_crop(image, size, draws[place][1:])
             flip = self.mirror and draws[place][0] < 0.5
             pixels[place] = crop[:, ::-1] if flip else crop
-        return TrainingBatch(
-            torch.from_numpy(pixels).permute(0, 1, 4, 2, 3),
-            torch.from_numpy(plan.labels),
-            unreadable,
-            torch.from_numpy(plan.indices),
-        )
+        images = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
+        labels = torch.from_numpy(self.folder.labels[plan.indices[:, 0]])
+        return TrainingBatch(images, labels, unreadable, torch.from_numpy(plan.indices))
 
     def _decode(self, index: int, unreadable: list[str]) -> np.ndarray:
         """Return the image, or the next readable one of its identity; grey when none is."""
@@ -189,29 +174,21 @@ class TrainingImages(Dataset):
                 return decode_pixels(self.folder.path(candidate), min_size=self.image_size)
             except UserError:
                 unreadable.append(self.folder.name(candidate))
-        return np.full((self.image_size, self.image_size, 3), MISSING_GREY, dtype=np.uint8)
+        return np.full((self.image_size, self.image_size, 3), 128, dtype=np.uint8)
 
 
 def train_loader(
-    folder: FaceFolder,
-    config: TrainConfig,
-    *,
-    workers: int | None = 0,
-    rank: int = 0,
-    processes: int = 1,
-    pin_memory: bool = False,
+    folder: FaceFolder, config: TrainConfig, *, workers=0, rank=0, processes=1, pin_memory=False
 ) -> DataLoader:
     """Return a loader of the `TrainingBatch`es of process `rank`, out of `processes`.
 
     `loader.sampler.set_epoch(epoch, first_step)` chooses what the next pass gives. workers:
     loader processes, which `close_loader` ends; None for as many as this process's share of the
-    cores allows, at most 8.
-
-    Raises UserError when the batches that `config` asks for cannot be filled.
+    cores allows, at most 8. Raises UserError when the batches cannot be filled.
     """
     if workers is None:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        workers = min(MAX_WORKERS, max(cpu_count() // neighbours, 1))
+        workers = min(8, max(cpu_count() // neighbours, 1))
     loader = DataLoader(
         TrainingImages(folder, config.image_size, config.mirror),
         sampler=IdentityBatchSampler(folder, config, rank, processes),
