@@ -32,24 +32,20 @@ class DataDirectory:
             raise UserError(f"the data directory {self.root} does not exist")
         problems: list[str] = []
         folders: dict[str, FaceFolder] = {}
-        people: dict[str, set[str]] = {}
         for root in (self.pretrain, self.train, self.val, self.test):
             try:
                 listing = Path(cache) / f"{root.name}.npz" if cache else None
-                folders[root.name] = folder = FaceFolder.scan(root, cache=listing)
-                people[root.name] = set(folder.identities)
-                if empty := sorted(set(identity_names(root)) - people[root.name]):
+                folder = folders[root.name] = FaceFolder.scan(root, cache=listing)
+                if empty := sorted(set(identity_names(root)).difference(folder.identities)):
                     problems.append(f"{root}: no image in {_some(empty)}")
             except UserError as error:
                 problems.append(str(error))
-        for one, other in product(("pretrain", "train"), ("val", "test")):
-            if both := sorted(people.get(one, set()) & people.get(other, set())):
+        people = {name: set(folder.identities) for name, folder in folders.items()}
+        for one, other in product(people.keys() - {"val", "test"}, people.keys() & {"val", "test"}):
+            if both := sorted(people[one] & people[other]):
                 problems.append(f"{_some(both)} in both {one}/ and {other}/: take them out of one")
-        for path, root in [
-            (self.val_pairs, self.val),
-            (self.test_pairs, self.test),
-            (self.test_blind, self.test),
-        ]:
+        for path in (self.val_pairs, self.test_pairs, self.test_blind):
+            root = self.val if path == self.val_pairs else self.test
             try:
                 if path != self.test_blind:
                     PairList.read(path, root if root.is_dir() else None).check_labels(path)

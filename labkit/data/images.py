@@ -34,9 +34,8 @@ def what_is_wrong(error: Exception) -> str:
 def rgb(image: Image.Image) -> Image.Image:
     """Return the image in RGB; grey of 16 bits is scaled, where Pillow alone turns it white."""
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        scale = 255 / 65535 if values.max(initial=0) > 255 else 1
-        image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image) * (255 / 65535)
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     return image.convert("RGB") if image.mode != "RGB" else image
 
 

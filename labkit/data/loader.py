@@ -28,18 +28,6 @@ _loaders: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
 atexit.register(lambda: [close_loader(loader) for loader in list(_loaders)])
 
 
-class BatchPlan(NamedTuple):
-    """Which images meet in a batch, or in one process's part of it.
-
-    indices: int64 (part, images_per_class), of the images in the folder; a row shows one identity.
-    first: the part's place in the whole batch. seed: of the run, the epoch, and the step.
-    """
-
-    indices: np.ndarray
-    first: int
-    seed: tuple[int, int, int]
-
-
 class TrainingBatch(NamedTuple):
     """The images and labels of one training step.
 
@@ -54,11 +42,14 @@ class TrainingBatch(NamedTuple):
     indices: torch.Tensor
 
 
-class IdentityBatchSampler(Sampler[BatchPlan]):
+class IdentityBatchSampler(Sampler):
     """Batches of `batch_size` different identities with `images_per_class` images of each.
 
     In an epoch each identity gives at most `max_images_per_class` images, drawn anew, and every
     batch is full. Of several processes each gets its part of the same batches.
+
+    Yields of each part: the indices of its images, int64 (part, images_per_class), its place in
+    the batch, and the seed: that of the run, the epoch, and the step.
     Raises UserError when there are fewer identities (with enough images) than `batch_size`.
     """
 
@@ -93,10 +84,10 @@ class IdentityBatchSampler(Sampler[BatchPlan]):
         """Choose the epoch to draw next, and the step to begin at."""
         self.epoch, self.first_step = epoch, first_step
 
-    def __iter__(self) -> Iterator[BatchPlan]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int, tuple[int, int, int]]]:
         indices = self._draw()[:, self.part]
         for step in range(self.first_step, self.steps):
-            yield BatchPlan(indices[step], self.part.start, (self.seed, self.epoch, step))
+            yield indices[step], self.part.start, (self.seed, self.epoch, step)
 
     def _draw(self) -> np.ndarray:
         """Return the indices of an epoch's images, int64 (steps, batch, images_per_class)."""
@@ -149,22 +140,23 @@ class TrainingImages(Dataset):
     def __init__(self, folder: FaceFolder, image_size: int, mirror: bool):
         self.folder, self.image_size, self.mirror = folder, image_size, mirror
 
-    def __getitem__(self, plan: BatchPlan) -> TrainingBatch:
-        size, shape = self.image_size, plan.indices.shape
-        pixels = np.empty((*shape, size, size, 3), dtype=np.uint8)
+    def __getitem__(self, planned: tuple) -> TrainingBatch:
+        indices, first, seed = planned
+        size, (part, each) = self.image_size, indices.shape
+        pixels = np.empty((part, each, size, size, 3), dtype=np.uint8)
         # One generator for all numbers of a step, as making one costs more than drawing from it;
         # those of a place in the batch are the same whichever process draws them.
-        rng = np.random.default_rng([*plan.seed, 1])  # the 1: not the sampler's generator
-        draws = rng.random((plan.first + shape[0], shape[1], 1 + CROP_DRAWS))[plan.first :]
+        rng = np.random.default_rng([*seed, 1])  # the 1: not the sampler's generator
+        draws = rng.random((first + part, each, 1 + CROP_DRAWS))[first:]
         unreadable: list[str] = []
-        for place in np.ndindex(shape):
-            image = self._decode(int(plan.indices[place]), unreadable)
+        for place in np.ndindex(part, each):
+            image = self._decode(int(indices[place]), unreadable)
             crop = random_resized_crop(image, size, draws[place][1:])
             flip = self.mirror and draws[place][0] < 0.5
             pixels[place] = crop[:, ::-1] if flip else crop
         images = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
-        labels = torch.from_numpy(self.folder.labels[plan.indices[:, 0]])
-        return TrainingBatch(images, labels, unreadable, torch.from_numpy(plan.indices))
+        labels = torch.from_numpy(self.folder.labels[indices[:, 0]])
+        return TrainingBatch(images, labels, unreadable, torch.from_numpy(indices))
 
     def _decode(self, index: int, unreadable: list[str]) -> np.ndarray:
         """Return the image, or the next readable one of its identity; grey when none is."""

@@ -42,9 +42,8 @@ class PairList:
     def read(cls, path: str | Path, root: str | Path | None = None) -> "PairList":
         """Read a labelled or blind pair list; with `root`, every file must exist below it.
 
-        Raises UserError that names the file and its bad lines (the first 20): a wrong number of
-        columns, a label other than 0 and 1, an image compared with itself, a pair that came
-        before, a path that is absolute or leaves the folder, a file that is not there.
+        Raises UserError that names the file and its bad lines: a wrong number of columns, what
+        `parse_pair` refuses, a pair that came before, a file that is not there.
         """
         rows = read_csv_rows(path, "pair list")
         if not rows:
@@ -56,11 +55,10 @@ class PairList:
         def parse(row: list[str]) -> tuple[str, str, int]:
             if len(row) != (2 if blind else 3):
                 raise ValueError(f"expected {columns}, found {len(row)}")
-            label = 0 if blind else parse_label(row[0])
-            check_pair(*row[-2:])
+            pair = parse_pair(row)
             if missing := [name for name in row[-2:] if not exists(name)]:
                 raise ValueError(f"{printable(missing[0], 80)} is not in {root}")
-            return row[-2], row[-1], label
+            return pair
 
         left, right, labels = zip(*parse_pairs(path, rows, parse))
         return cls.from_names(left, right, None if blind else labels)
@@ -108,10 +106,7 @@ class PairList:
 
 
 def read_csv_rows(path: str | Path, kind: str) -> list[tuple[int, list[str]]]:
-    """Return (line number, columns without outer spaces) of the lines that are not empty.
-
-    Raises UserError that calls the file a `kind` when it cannot be read.
-    """
+    """Return (line number, columns without outer spaces) of the lines that are not empty."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -146,20 +141,20 @@ def parse_pairs(path: str | Path, rows: list[tuple[int, list[str]]], parse: Call
     return parsed
 
 
-def parse_label(text: str) -> int:
-    """Return the label 0 or 1; ValueError for anything else."""
-    if text not in ("0", "1"):
-        raise ValueError(f"the label must be 1 or 0, found '{printable(text)}'")
-    return int(text)
+def parse_pair(row: list[str]) -> tuple[str, str, int]:
+    """Return (left, right, label) of the columns (label, left, right), or (left, right) and 0.
 
-
-def check_pair(left: str, right: str) -> None:
-    """Raise ValueError unless these are two different relative paths that stay in their folder."""
+    Raises ValueError for another label, a path that leaves its folder, or two equal paths.
+    """
+    *label, left, right = row
+    if label and label[0] not in ("0", "1"):
+        raise ValueError(f"the label must be 1 or 0, found '{printable(label[0])}'")
     for name in (left, right):
         if not name or name[0] == "/" or ".." in name.split("/") or "\\" in name or "\0" in name:
             raise ValueError(f"'{printable(name)}' is not a path inside the test folder")
     if left == right:
         raise ValueError(f"{printable(left)} is compared with itself")
+    return left, right, int(label[0]) if label else 0
 
 
 def bad_lines(path: str | Path, problems: Sequence[str]) -> str:
