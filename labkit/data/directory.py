@@ -60,5 +60,4 @@ class DataDirectory:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)

@@ -13,15 +13,14 @@ import numpy as np
 from labkit.utils import UserError, atomic_path, reason
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
-CACHE_FORMAT = "labkit face folder 2"
 
 
 class FaceFolder:
     """A folder of identities with their images.
 
-    root: the folder. identities: names of the identities, sorted. labels: int64 (n,),
-    non-decreasing; image i shows `identities[labels[i]]`. starts: int64 (identities + 1,), where
-    the images of each identity begin, and n. names: the images' paths relative to the root.
+    identities: their names, sorted. labels: int64 (n,), non-decreasing; image i shows
+    `identities[labels[i]]`. starts: int64 (identities + 1,), where the images of each identity
+    begin, and n. names: the images' paths relative to the folder `root`.
     """
 
     def __init__(self, root: str | Path, identities: list[str], labels: np.ndarray, names):
@@ -47,7 +46,7 @@ class FaceFolder:
         """
         root = Path(root)
         endings = tuple(f".{ending.strip(' .').lower()}" for ending in extensions.split(","))
-        key = _encoded([CACHE_FORMAT, str(root.resolve()), *endings])
+        key = _encoded(["labkit face folder 2", str(root.resolve()), *endings])
         if cache is not None and (folder := _read_cache(Path(cache), root, key)):
             return folder
         names, times = identity_names(root), {"": os.stat(root).st_mtime_ns}
@@ -121,8 +120,7 @@ class FaceFolder:
     def details(self) -> dict[str, dict[str, str]]:
         """Return what `identities.csv` says of the people: identity → column → value.
 
-        The table is looked for in the folder and beside it; columns that the kit shows are
-        `name`, `hangul` and `synthetic`. Empty without one.
+        The table is looked for in the folder and beside it; the kit shows `name` and `hangul`.
         """
         people: dict[str, dict[str, str]] = {}
         for place in [*(part.parent for part in self._parts), *self._parts]:
@@ -142,8 +140,6 @@ def identity_names(root: Path) -> list[str]:
 
 
 def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as `os.walk`, past hidden files and folders; UserError for an unreadable folder."""
-
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read the folder {error.filename}: {reason(error)}") from None
 

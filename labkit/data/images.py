@@ -51,10 +51,8 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
     """Decode one image from a file, or from the bytes of one, to RGB, uint8 (height, width, 3).
 
     With `min_size`, a JPEG is decoded at the smallest of its built-in scales (1, 1/2, 1/4, 1/8)
-    whose shorter side still has that many pixels, which is several times faster. JPEGs go through
-    simplejpeg, to the same pixels as Pillow's in half the time.
-
-    Raises UserError that names the file when it cannot be read as an image.
+    whose shorter side still has that many pixels, several times faster. simplejpeg gives the same
+    pixels as Pillow in half the time. Raises UserError that names a file that cannot be read.
     """
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -94,8 +92,7 @@ def _shrinks_by(width: int, height: int, min_size: int | None) -> int:
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Return the face as a network sees it outside training: (size, size) pixels.
 
-    As in the VoxCeleb trainer: the shorter side is resized to 256/224 of `size` and the middle
-    `size` pixels are kept, here in one step.
+    As in the VoxCeleb trainer: the shorter side resized to 256/224 of `size`, and its middle.
     """
     side = min(image.size) * size / round(size * 256 / 224)
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -107,8 +104,7 @@ def random_resized_crop(pixels: np.ndarray, size: int, draws: np.ndarray) -> np.
     """Return a random part of an image, 0.8 to 1 of its area, stretched to (size, size) pixels.
 
     pixels: uint8 (height, width, 3). draws: float (CROP_DRAWS,), uniform in 0 to 1, which decide
-    the part; loaders draw those of a whole batch at once. Returns uint8 (size, size, 3). The
-    distribution is that of torchvision's RandomResizedCrop (Szegedy et al., 2015).
+    the part. The distribution is that of torchvision's RandomResizedCrop (Szegedy et al., 2015).
     """
     height, width = pixels.shape[:2]
     *tries, down, right = draws.tolist()

@@ -1,15 +1,13 @@
 """Identity-balanced batches: which images meet in a training step, and their pixels.
 
-Everything random here is a function of the seed, the epoch and the place in it, so that a run
-can be resumed in the middle of an epoch and be read by any number of workers or processes
-without a change in what is trained on.
+Everything random here is a function of the seed, the epoch and the place in it, so that a run can
+be resumed in an epoch and read by any number of workers or processes, and trains on the same.
 """
 
 import atexit
 import os
 import signal
 import weakref
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -46,35 +44,28 @@ class IdentityBatchSampler(Sampler):
     """Batches of `batch_size` different identities with `images_per_class` images of each.
 
     In an epoch each identity gives at most `max_images_per_class` images, drawn anew, and every
-    batch is full. Of several processes each gets its part of the same batches.
-
-    Yields of each part: the indices of its images, int64 (part, images_per_class), its place in
-    the batch, and the seed: that of the run, the epoch, and the step.
-    Raises UserError when there are fewer identities (with enough images) than `batch_size`.
+    batch is full. Of several processes each gets its part of the same batches: the indices of the
+    images, int64 (part, images_per_class), the part's place in the batch, and the seed, which is
+    that of the run, the epoch and the step. Raises UserError with too few identities for a batch.
     """
 
     def __init__(self, folder: FaceFolder, config: TrainConfig, rank: int = 0, processes: int = 1):
         self.folder, self.seed = folder, config.seed
         self.batch_size, self.images_per_class = config.batch_size, config.images_per_class
-        if self.batch_size % processes:
-            raise UserError(
-                f"batch_size {self.batch_size} cannot be shared by {processes} processes"
-            )
-        share = self.batch_size // processes
-        self.part = slice(rank * share, (rank + 1) * share)
-        each = self.images_per_class
+        size, each = self.batch_size, self.images_per_class
+        if size % processes:
+            raise UserError(f"batch_size {size} cannot be shared by {processes} processes")
+        self.part = slice(rank * size // processes, (rank + 1) * size // processes)
         self._groups = np.minimum(folder.counts(), config.max_images_per_class) // each
-        if (usable := np.count_nonzero(self._groups)) < self.batch_size:
+        if (usable := np.count_nonzero(self._groups)) < size:
             raise UserError(
                 f"{folder.root} has {usable} identities with {each} or more images for a batch of "
-                f"{self.batch_size}: set batch_size to {usable}, or images_per_class lower"
+                f"{size}: set batch_size to {usable}, or images_per_class lower"
             )
         # The most batches that can be filled when an identity comes at most once in each.
-        self.steps = bisect_left(
-            range(1, int(self._groups.sum()) // self.batch_size + 1),
-            True,
-            key=lambda steps: np.minimum(self._groups, steps).sum() < steps * self.batch_size,
-        )
+        self.steps = int(self._groups.sum()) // size
+        while (groups := int(np.minimum(self._groups, self.steps).sum())) < self.steps * size:
+            self.steps = groups // size
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -85,12 +76,6 @@ class IdentityBatchSampler(Sampler):
         self.epoch, self.first_step = epoch, first_step
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int, tuple[int, int, int]]]:
-        indices = self._draw()[:, self.part]
-        for step in range(self.first_step, self.steps):
-            yield indices[step], self.part.start, (self.seed, self.epoch, step)
-
-    def _draw(self) -> np.ndarray:
-        """Return the indices of an epoch's images, int64 (steps, batch, images_per_class)."""
         rng = np.random.default_rng([self.seed, self.epoch])
         counts = np.minimum(self._groups, self.steps)
         # Indices in random order within each identity; identities stay in their places.
@@ -106,36 +91,33 @@ class IdentityBatchSampler(Sampler):
         images = shuffled[first_image[:, None] + np.arange(self.images_per_class)]
         batch_of = _deal(owner, self.steps, rng)
         place = np.argsort(batch_of, kind="stable").reshape(self.steps, self.batch_size)
-        return images[place]
+        indices = images[place][:, self.part]
+        for step in range(self.first_step, self.steps):
+            yield indices[step], self.part.start, (self.seed, self.epoch, step)
 
 
 def _deal(owner: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
     """Choose a batch for each group of images, so that no batch gets two groups of one owner.
 
-    `owner` (steps * batch_size,) has the groups of an owner side by side, at most `steps` of
-    them. They are dealt like cards in rounds, each round one card to every batch in a new random
-    order. An owner whose cards run over the end of a round has its remaining cards, at the start
-    of the next one, kept from the batches that it was dealt to.
+    `owner` (steps * batch_size,) has the groups of an owner side by side, at most `steps`. They are
+    dealt like cards in rounds, each one card to every batch in a new random order. The cards of
+    an owner that run over into the next round are kept from the batches it was dealt to before.
     """
     batch_of = np.empty(len(owner), dtype=np.int64)
     for start in range(0, len(owner), steps):
         turn = rng.permutation(steps)
         if start and owner[start] == owner[start - 1]:
             last_round = slice(start - steps, start)
-            has_one = np.zeros(steps, dtype=bool)
-            has_one[batch_of[last_round][owner[last_round] == owner[start]]] = True
+            has_one = np.isin(turn, batch_of[last_round][owner[last_round] == owner[start]])
             over = int((owner[start : start + steps] == owner[start]).sum())
-            free, taken = turn[~has_one[turn]], turn[has_one[turn]]
+            free, taken = turn[~has_one], turn[has_one]
             turn = np.concatenate([free[:over], rng.permutation(np.r_[free[over:], taken])])
         batch_of[start : start + steps] = turn
     return batch_of
 
 
 class TrainingImages(Dataset):
-    """Decodes and augments the images of a batch: uint8 until the network's device.
-
-    Each is cropped by `random_resized_crop` and, with `mirror`, flipped every other time.
-    """
+    """Decodes and crops the images of a batch; with `mirror`, flips every other one."""
 
     def __init__(self, folder: FaceFolder, image_size: int, mirror: bool):
         self.folder, self.image_size, self.mirror = folder, image_size, mirror

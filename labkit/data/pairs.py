@@ -1,7 +1,7 @@
 """Pair lists: which images to compare, and which of the pairs show one person.
 
-A pair list is a CSV without a header: `1,a/1.jpg,a/2.jpg` is a target pair, `0,a/1.jpg,b/1.jpg`
-an imposter pair. A blind list lacks the label.
+A list is a CSV without a header: `1,a/1.jpg,a/2.jpg` is a target pair, `0,a/1.jpg,b/1.jpg` an
+imposter pair. A blind list lacks the label.
 """
 
 import csv
@@ -42,8 +42,7 @@ class PairList:
     def read(cls, path: str | Path, root: str | Path | None = None) -> "PairList":
         """Read a labelled or blind pair list; with `root`, every file must exist below it.
 
-        Raises UserError that names the file and its bad lines: a wrong number of columns, what
-        `parse_pair` refuses, a pair that came before, a file that is not there.
+        Raises UserError that names the file and its bad lines; see `parse_pair` and `parse_pairs`.
         """
         rows = read_csv_rows(path, "pair list")
         if not rows:
@@ -87,10 +86,7 @@ class PairList:
         return of_file[self.left], of_file[self.right]
 
     def joined_files(self) -> np.ndarray:
-        """Return for each file the first one that target pairs join it to, int64 (files,).
-
-        Files with the same number show one person, as far as the labels of anonymous files tell.
-        """
+        """Return for each file the first one of its person, by the target pairs: int64 (files,)."""
         pairs, n = self.labels == 1, len(self.files)
         graph = coo_array((self.labels[pairs], (self.left[pairs], self.right[pairs])), shape=(n, n))
         group = connected_components(graph, directed=False)[1]
@@ -101,8 +97,7 @@ class PairList:
         if self.labels is None:
             raise UserError(f"{path} has no labels: expected three columns (label, file, file)")
         if self.labels.min() == self.labels.max():
-            only = "target" if self.labels[0] else "imposter"
-            raise UserError(f"{path} has {only} pairs only: an error rate needs both kinds")
+            raise UserError(f"{path} needs both target and imposter pairs")
 
 
 def read_csv_rows(path: str | Path, kind: str) -> list[tuple[int, list[str]]]:
@@ -169,8 +164,7 @@ def make_pairs(
 ) -> PairList:
     """Draw about `per_image` random pairs for each image, half target and half imposter.
 
-    No pair comes twice and no image meets itself. An identity with one image gives imposter
-    pairs only. Raises UserError without two identities, or one with two images.
+    No pair comes twice. Raises UserError without two identities, or one with two images.
     """
     counts, labels, n = folder.counts(), folder.labels, len(folder)
     if len(counts) < 2 or counts.max() < 2:
