@@ -30,8 +30,7 @@ class DataDirectory:
         """
         if not self.root.is_dir():
             raise UserError(f"the data directory {self.root} does not exist")
-        problems: list[str] = []
-        folders: dict[str, FaceFolder] = {}
+        problems, folders = [], {}
         for root in (self.pretrain, self.train, self.val, self.test):
             try:
                 listing = Path(cache) / f"{root.name}.npz" if cache else None
@@ -54,8 +53,7 @@ class DataDirectory:
             except UserError as error:
                 problems.append(str(error))
         if problems:
-            title = f"the data directory {self.root} has {len(problems)} problems:"
-            raise UserError("\n  - ".join([title, *problems]))
+            raise UserError("\n  - ".join([f"problems in {self.root}:", *problems]))
         return folders
 
 

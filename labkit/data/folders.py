@@ -71,10 +71,7 @@ class FaceFolder:
 
     @classmethod
     def union(cls, folders: Sequence["FaceFolder"]) -> "FaceFolder":
-        """Join several folders into one whose names are relative to their common parent.
-
-        Raises UserError when an identity is in two of them.
-        """
+        """Join folders into one at their common parent; UserError for an identity in two."""
         root = Path(os.path.commonpath([folder.root.resolve() for folder in folders]))
         images: dict[str, list[str]] = {}
         for folder in folders:
@@ -84,8 +81,7 @@ class FaceFolder:
                     raise UserError(
                         f"below {root}, {identity} is in two folders: rename one of them"
                     )
-                names = map(folder.name, folder.indices_of(label))
-                images[identity] = [f"{prefix}/{name}" for name in names]
+                images[identity] = [f"{prefix}/{folder.name(i)}" for i in folder.indices_of(label)]
         union = cls._of_images(root, images)
         union._parts = [folder.root for folder in folders]
         return union
@@ -149,7 +145,6 @@ def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _read_cache(cache: Path, root: Path, key: np.ndarray) -> FaceFolder | None:
-    """Return the cached listing, or None when there is none, or a folder has changed since."""
     try:
         with np.load(cache) as stored:
             times = [os.stat(root / os.fsdecode(f)).st_mtime_ns for f in stored["folders"]]

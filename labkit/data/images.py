@@ -21,7 +21,6 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError,
 """What Pillow raises for a file that is cut short, damaged or no image."""
 
 CROP_DRAWS = 2 * 10 + 2  # random numbers that decide one crop: ten tries, and its place
-MIN_CROP_AREA = 0.8
 
 
 def what_is_wrong(error: Exception) -> str:
@@ -39,9 +38,8 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
-    """Return an RGB image, or uint8 (height, width, 3), as the bytes of a JPEG file."""
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+def jpeg_bytes(image: Image.Image, quality: int = 90) -> bytes:
+    """Return an image as the bytes of a JPEG file."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=quality)
     return file.getvalue()
@@ -60,8 +58,6 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
             with suppress(ValueError):  # damaged, or in colours of its own: Pillow decides
                 return _decode_jpeg(data, min_size)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            factor = _shrinks_by(*image.size, min_size)
-            image.draft("RGB", (image.width // factor, image.height // factor))
             return np.array(rgb(image))
     except (*DAMAGED, Image.DecompressionBombError) as error:
         name = "the image" if isinstance(source, bytes) else source
@@ -77,16 +73,11 @@ def _decode_jpeg(data: bytes, min_size: int | None) -> np.ndarray:
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     if width * height > 2 * Image.MAX_IMAGE_PIXELS:
         raise ValueError("a decompression bomb")
-    factor = _shrinks_by(width, height, min_size)
-    return simplejpeg.decode_jpeg(
-        data, min_height=-(-height // factor), min_width=-(-width // factor)
-    )
-
-
-def _shrinks_by(width: int, height: int, min_size: int | None) -> int:
     scale = (min_size or min(width, height)) / min(width, height)
     fits = min(side // max(1, round(side * scale)) for side in (width, height))
-    return next(factor for factor in (8, 4, 2, 1) if factor <= max(fits, 1))
+    factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(fits, 1))
+    height, width = math.ceil(height / factor), math.ceil(width / factor)
+    return simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -110,7 +101,7 @@ def random_resized_crop(pixels: np.ndarray, size: int, draws: np.ndarray) -> np.
     *tries, down, right = draws.tolist()
     low, high = math.log(3 / 4), math.log(4 / 3)
     for area, shape in zip(tries[::2], tries[1::2]):
-        target = width * height * (MIN_CROP_AREA + (1 - MIN_CROP_AREA) * area)
+        target = width * height * (0.8 + (1 - 0.8) * area)
         aspect = math.exp(low + (high - low) * shape)
         w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if 0 < w <= width and 0 < h <= height:

@@ -40,10 +40,7 @@ class PairList:
 
     @classmethod
     def read(cls, path: str | Path, root: str | Path | None = None) -> "PairList":
-        """Read a labelled or blind pair list; with `root`, every file must exist below it.
-
-        Raises UserError that names the file and its bad lines; see `parse_pair` and `parse_pairs`.
-        """
+        """Read a labelled or blind list of files below `root`; UserError names the bad lines."""
         rows = read_csv_rows(path, "pair list")
         if not rows:
             raise UserError(f"{path} holds no pairs")
@@ -137,10 +134,7 @@ def parse_pairs(path: str | Path, rows: list[tuple[int, list[str]]], parse: Call
 
 
 def parse_pair(row: list[str]) -> tuple[str, str, int]:
-    """Return (left, right, label) of the columns (label, left, right), or (left, right) and 0.
-
-    Raises ValueError for another label, a path that leaves its folder, or two equal paths.
-    """
+    """Return (left, right, label) of the columns [label,] left, right; ValueError for bad ones."""
     *label, left, right = row
     if label and label[0] not in ("0", "1"):
         raise ValueError(f"the label must be 1 or 0, found '{printable(label[0])}'")
