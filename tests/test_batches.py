@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from labkit.config import TrainConfig
 from labkit.data import FaceFolder, IdentityBatchSampler, close_loader, train_loader
-from labkit.utils import UserError
+from labkit.utils import UserError, make_folder
 
 
 def folder_of(counts) -> FaceFolder:
@@ -30,10 +31,10 @@ def epoch(sampler, number=0, first_step=0) -> np.ndarray:
     return np.stack([indices for indices, *_ in sampler])
 
 
-def loader_of(faces, workers=0, processes=None, **settings):
+def loader_of(faces, workers=0, rank=0, processes=1, **settings):
     config = dict(batch_size=4, images_per_class=2, image_size=32, mirror=True) | settings
-    config = TrainConfig(train_dir=str(faces), run_dir="unused", **config)
-    return train_loader(FaceFolder.scan(faces), config, workers=workers, **(processes or {}))
+    share = dict(workers=workers, rank=rank, processes=processes)
+    return train_loader(FaceFolder.scan(faces), TrainConfig(**config), **share)
 
 
 def same(one, other) -> bool:
@@ -107,8 +108,7 @@ def test_batches_that_cannot_be_filled_are_one_clear_line(counts, settings, mess
 
 
 def test_the_parts_of_all_processes_make_the_batch_of_one(faces):
-    """With the same crops."""
-    parts = [loader_of(faces, processes=dict(rank=rank, processes=2)) for rank in range(2)]
+    parts = [loader_of(faces, rank=rank, processes=2) for rank in range(2)]
     for whole, *shares in zip(loader_of(faces), *parts, strict=True):
         assert torch.equal(whole.images, torch.cat([share.images for share in shares]))
         assert torch.equal(whole.indices, torch.cat([share.indices for share in shares]))
@@ -145,14 +145,11 @@ def test_an_epoch_draws_nothing_from_the_global_generator(faces):
 
 
 def test_an_image_shows_the_file_that_its_index_names(tmp_path):
-    """Each identity has a grey of its own, and each of its images another shade."""
-    from PIL import Image
-
+    """Each identity has a red of its own, and each of its images a green."""
     for identity in range(4):
+        folder = make_folder(tmp_path / f"p{identity}")
         for j in range(3):
-            path = tmp_path / f"p{identity}" / f"{j}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.new("RGB", (40, 40), (identity * 60, j * 100, 7)).save(path)
+            Image.new("RGB", (40, 40), (identity * 60, j * 100, 7)).save(folder / f"{j}.png")
     for batch in loader_of(tmp_path, batch_size=2):
         colours = batch.images[:, :, :, 16, 16].long()
         assert torch.equal(colours[..., 0], batch.labels[:, None].expand(2, 2) * 60)
@@ -181,7 +178,7 @@ def test_no_worker_is_left_when_a_loader_is_closed_whatever_signals_came(faces):
     batches = iter(loader)
     for _ in range(2):  # both have begun
         next(batches)
-    workers = [worker for worker in batches._workers]
+    workers = list(batches._workers)
     for worker in workers:
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
