@@ -190,7 +190,7 @@ def fit(
             step_loss.train()
             if config.freeze_epochs:
                 freeze_backbone(network, epoch < config.freeze_epochs)
-            loader.batch_sampler.set_epoch(epoch, state.step)
+            loader.sampler.set_epoch(epoch, state.step)
             log = LossLog(state, faces, folder, processes)
             began, first_step = time.monotonic(), state.step
             bar = progress(

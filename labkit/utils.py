@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -23,17 +22,14 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from tqdm.std import tqdm as terminal_bar
 
-CACHE_VARIABLE = "KSTAR_FACELAB_CACHE"
-PROGRESS_VARIABLE = "LABKIT_PROGRESS"
 SECONDS_BETWEEN_LINES = 15
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class UserError(Exception):
     """Something that the user can mend: a wrong path, value, file or photo.
 
-    The message names the thing, says what is wrong with it and what to do. The command line
-    prints it on stderr, without a traceback, and exits with `exit_code`.
+    The message says what is wrong with it and what to do. The command line prints it on stderr,
+    without a traceback, and exits with `exit_code`.
     """
 
     exit_code = 2
@@ -92,7 +88,7 @@ def cache_dir() -> Path:
 
     The environment variable KSTAR_FACELAB_CACHE overrides the system's usual place.
     """
-    named = os.environ.get(CACHE_VARIABLE)
+    named = os.environ.get("KSTAR_FACELAB_CACHE")
     path = Path(named).expanduser() if named else user_cache_path("kstar-facelab", appauthor=False)
     return make_folder(path)
 
@@ -116,28 +112,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     make_folder(path.parent)
+    temporary = path.with_name(f".{path.stem}-{os.urandom(4).hex()}.partial{path.suffix}")
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}-", suffix=f".partial{path.suffix}", dir=path.parent
-        )
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        temporary.touch(exist_ok=False)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
-            raise _cannot_write(path, error) from error
-        if os.strerror(errno.ENOSPC) in str(error):  # a library's own error for a full disk
-            raise _cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
-        raise
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error):  # also a library's own error for a full disk
+            why = f"{full.lower()}; free some space and run it again"
+        elif getattr(error, "errno", None) in (errno.EDQUOT, errno.EACCES, errno.EROFS):
+            why = f"{reason(error)}; choose another folder"
+        else:
+            raise
+        raise UserError(f"cannot write {path}: {why}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -153,24 +143,15 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            f"another run is writing to {folder}: wait for it, or choose another folder"
-        ) from None
+        text = f"another run is writing to {folder}: wait for it, or choose another folder"
+        raise UserError(text) from None
     except OSError as error:
-        raise _cannot_write(Path(folder), error) from None
+        text = f"cannot write to {folder}: {reason(error)}; choose another folder"
+        raise UserError(text) from None
     try:
         yield
     finally:
         lock.release()
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    what_to_do = (
-        "free some space and run it again"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "choose another folder"
-    )
-    return UserError(f"cannot write {path}: {reason(error)}; {what_to_do}")
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
@@ -258,30 +239,20 @@ class StopSignals:
 
 def in_live_notebook() -> bool:
     """Return whether a person looks at this kernel: JupyterLab and VS Code, not papermill."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if not hasattr(shell, "kernel"):
         return False
     return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns
 
 
-def progress(
-    iterable: Iterable | None = None,
-    *,
-    total: int | None = None,
-    desc: str = "",
-    unit: str = "it",
-    leave: bool = True,
-    quiet: bool = False,
-) -> terminal_bar:
+def progress(iterable=None, *, total=None, desc="", unit="it", leave=True, quiet=False):
     """Return a tqdm bar with a rate and the time left; plain lines where no person watches.
 
     The environment variable LABKIT_PROGRESS set to `bar`, `plain` or `none` overrides the choice;
     `quiet` shows nothing at all. With `leave` False nothing of the bar stays when it is done.
     """
     settings = dict(total=total, desc=desc, unit=unit, leave=leave, dynamic_ncols=True)
-    choice = os.environ.get(PROGRESS_VARIABLE, "")
+    choice = os.environ.get("LABKIT_PROGRESS", "")
     if quiet or choice == "none":
         return terminal_bar(iterable, disable=True, **settings)
     if choice != "plain" and in_live_notebook():
@@ -290,35 +261,25 @@ def progress(
         return notebook_bar(iterable, **settings)
     if choice == "bar" or (choice != "plain" and sys.stderr.isatty()):
         return terminal_bar(iterable, **settings)
-    return _PlainLines(iterable, **settings)
+    line = "{desc}: " * bool(desc) + "{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
+    settings |= dict(unit=f" {unit}", bar_format=line + "{postfix}")
+    return _PlainLines(iterable, file=sys.stdout, mininterval=1, **settings)
 
 
 class _PlainLines(terminal_bar):
     """A progress bar that prints a whole line now and then, for logs and executed notebooks."""
 
-    def __init__(self, iterable=None, **settings):
-        self._started = time.monotonic()
-        self._next_line = self._started + SECONDS_BETWEEN_LINES
-        super().__init__(iterable, file=sys.stdout, mininterval=1, **settings)
+    def __init__(self, *args, **settings):
+        self._next_line = time.time() + SECONDS_BETWEEN_LINES
+        super().__init__(*args, **settings)
 
     def display(self, msg=None, pos=None):
-        now = time.monotonic()
-        if not self.disable and now >= self._next_line:
-            self._next_line = now + SECONDS_BETWEEN_LINES
-            print(self._line(now), flush=True)
+        if time.time() >= self._next_line:
+            self._next_line = time.time() + SECONDS_BETWEEN_LINES
+            print(self, flush=True)
         return True
 
     def close(self):
-        now = time.monotonic()
-        if not self.disable and self.leave and now - self._started >= 1:
-            print(self._line(now), flush=True)
+        if not self.disable and self.leave and time.time() - self.start_t >= 1:
+            print(self, flush=True)
         self.disable = True
-
-    def _line(self, now: float) -> str:
-        rate = self.n / max(now - self._started, 1e-9)
-        of_total = f"/{self.total:,}" if self.total else ""
-        line = f"{self.desc}: " if self.desc else ""
-        line += f"{self.n:,}{of_total} {self.unit}, {rate:.1f} {self.unit}/s"
-        if self.total and self.n < self.total and rate > 0:
-            line += f", {self.format_interval((self.total - self.n) / rate)} left"
-        return line + (f" ({self.postfix})" if self.postfix else "")

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from labkit.config import TrainConfig
 from labkit.data import FaceFolder, IdentityBatchSampler, close_loader, train_loader
-from labkit.utils import UserError
+from labkit.utils import UserError, make_folder
 
 
 def folder_of(counts) -> FaceFolder:
@@ -20,15 +21,20 @@ def folder_of(counts) -> FaceFolder:
     return FaceFolder("/nowhere", [f"p{i}" for i in range(len(counts))], labels, names)
 
 
-def epoch(sampler, number=0, first_step=0):
+def sampler_of(counts, **settings) -> IdentityBatchSampler:
+    return IdentityBatchSampler(folder_of(counts), TrainConfig(**settings))
+
+
+def epoch(sampler, number=0, first_step=0) -> np.ndarray:
+    """The indices of an epoch, int64 (steps, batch, images_per_class)."""
     sampler.set_epoch(number, first_step)
-    return list(sampler)
+    return np.stack([indices for indices, *_ in sampler])
 
 
-def loader_of(faces, workers=0, processes=None, **settings):
+def loader_of(faces, workers=0, rank=0, processes=1, **settings):
     config = dict(batch_size=4, images_per_class=2, image_size=32, mirror=True) | settings
-    config = TrainConfig(train_dir=str(faces), run_dir="unused", **config)
-    return train_loader(FaceFolder.scan(faces), config, workers=workers, **(processes or {}))
+    share = dict(workers=workers, rank=rank, processes=processes)
+    return train_loader(FaceFolder.scan(faces), TrainConfig(**config), **share)
 
 
 def same(one, other) -> bool:
@@ -36,7 +42,7 @@ def same(one, other) -> bool:
 
 
 SHAPES = [
-    ([20] * 40, dict(batch_size=8, images_per_class=1, max_images_per_class=20)),
+    ([20] * 40, dict(batch_size=8, max_images_per_class=20)),
     ([5] * 10, dict(batch_size=10, images_per_class=2)),
     ([1000] + [3] * 30, dict(batch_size=8, max_images_per_class=1000)),
     (list(range(1, 61)), dict(batch_size=48)),
@@ -46,48 +52,41 @@ SHAPES = [
 
 @pytest.mark.parametrize(("counts", "settings"), SHAPES)
 def test_no_identity_comes_twice_in_a_batch_and_no_image_twice_in_an_epoch(counts, settings):
-    folder = folder_of(counts)
-    sampler = IdentityBatchSampler(folder, seed=1, **settings)
+    sampler = sampler_of(counts, seed=1, **settings)
     for number in range(3):
         batches = epoch(sampler, number)
         assert len(batches) == len(sampler) > 0
-        images = []
-        for batch in batches:
-            assert len(batch) == settings["batch_size"]
-            assert len({item.label for item in batch}) == len(batch)
-            for item in batch:
-                assert len(item.images) == settings.get("images_per_class", 1)
-                assert all(folder.labels[i] == item.label for i in item.images)
-                images += item.images
-        assert len(set(images)) == len(images)
+        for indices in batches:
+            assert indices.shape == (
+                settings["batch_size"],
+                settings.get("images_per_class", 1),
+            )
+            labels = sampler.folder.labels[indices]
+            assert (labels == labels[:, :1]).all()
+            assert len(set(labels[:, 0])) == settings["batch_size"]
+        assert len(np.unique(batches)) == batches.size
 
 
 def test_an_identity_gives_at_most_so_many_images():
-    sampler = IdentityBatchSampler(folder_of([50] * 10), batch_size=5, max_images_per_class=6)
-    labels = [item.label for batch in epoch(sampler) for item in batch]
-    assert np.bincount(labels).max() == 6
+    sampler = sampler_of([50] * 10, batch_size=5, max_images_per_class=6)
+    assert np.bincount(epoch(sampler).flatten() // 50).max() == 6
     assert len(sampler) == 10 * 6 // 5
 
 
-def test_epochs_repeat_by_seed_and_differ_from_each_other():
-    make = lambda seed: IdentityBatchSampler(folder_of([9] * 12), batch_size=4, seed=seed)  # noqa: E731
-    assert epoch(make(1), 3) == epoch(make(1), 3)
-    assert epoch(make(1), 3) != epoch(make(1), 4)
-    assert epoch(make(1), 3) != epoch(make(2), 3)
-
-
-def test_an_epoch_can_be_entered_in_the_middle():
-    sampler = IdentityBatchSampler(folder_of([9] * 12), batch_size=4)
-    assert epoch(sampler, 2)[5:] == epoch(sampler, 2, first_step=5)
+def test_epochs_repeat_by_seed_differ_and_can_be_entered_in_the_middle():
+    one, same, other = (sampler_of([9] * 12, batch_size=4, seed=seed) for seed in (1, 1, 2))
+    third = epoch(one, 3)
+    assert (epoch(same, 3) == third).all()
+    assert (epoch(same, 3, first_step=5) == third[5:]).all()
+    assert (epoch(same, 4) != third).any() and (epoch(other, 3) != third).any()
 
 
 def test_people_meet_others_evenly_within_an_epoch():
     """Two identities meet about as often as if batches were drawn at random."""
-    sampler = IdentityBatchSampler(folder_of([20] * 60), batch_size=12)
+    sampler = sampler_of([20] * 60, batch_size=12)
     meetings = np.zeros((60, 60))
     for number in range(20):
-        for batch in epoch(sampler, number):
-            labels = [item.label for item in batch]
+        for labels in epoch(sampler, number)[..., 0] // 20:
             meetings[np.ix_(labels, labels)] += 1
     each = meetings[~np.eye(60, dtype=bool)]
     assert each.mean() == pytest.approx(20 * 20 * 11 / 59)  # 20 images, 11 others of 59, 20 epochs
@@ -97,20 +96,19 @@ def test_people_meet_others_evenly_within_an_epoch():
 @pytest.mark.parametrize(
     ("counts", "settings", "message"),
     [
-        ([5] * 3, dict(batch_size=4), "which has 3: set batch_size to 3"),
-        ([5, 5, 1], dict(batch_size=4, images_per_class=2), "2 with 2 images or more: set batch"),
-        ([1, 3], dict(batch_size=4, images_per_class=9), "set images_per_class to 3 or less"),
-        ([5] * 9, dict(batch_size=4, processes=3), "cannot be shared equally by 3"),
+        ([5] * 3, dict(batch_size=4), "set batch_size to 3"),
+        ([5, 5, 1], dict(batch_size=4, images_per_class=2), "has 2 identities with 2 or more"),
     ],
 )
 def test_batches_that_cannot_be_filled_are_one_clear_line(counts, settings, message):
     with pytest.raises(UserError, match=message):
-        IdentityBatchSampler(folder_of(counts), **settings)
+        sampler_of(counts, **settings)
+    with pytest.raises(UserError, match="4 cannot be shared by 3"):
+        IdentityBatchSampler(folder_of([5] * 9), TrainConfig(batch_size=4), processes=3)
 
 
 def test_the_parts_of_all_processes_make_the_batch_of_one(faces):
-    """With the same crops."""
-    parts = [loader_of(faces, processes=dict(rank=rank, processes=2)) for rank in range(2)]
+    parts = [loader_of(faces, rank=rank, processes=2) for rank in range(2)]
     for whole, *shares in zip(loader_of(faces), *parts, strict=True):
         assert torch.equal(whole.images, torch.cat([share.images for share in shares]))
         assert torch.equal(whole.indices, torch.cat([share.indices for share in shares]))
@@ -120,9 +118,9 @@ def test_workers_give_the_same_batches_in_any_epoch_also_after_one_left_in_the_m
     loader = loader_of(faces, 2)
     for number, first_step in ((0, 0), (1, 2)):
         alone = loader_of(faces)
-        alone.batch_sampler.set_epoch(number, first_step)
+        alone.sampler.set_epoch(number, first_step)
         next(iter(loader))
-        loader.batch_sampler.set_epoch(number, first_step)
+        loader.sampler.set_epoch(number, first_step)
         kept = list(loader)
         assert len(kept) == len(loader) - first_step
         assert all(same(one, other) for one, other in zip(kept, alone, strict=True))
@@ -147,14 +145,11 @@ def test_an_epoch_draws_nothing_from_the_global_generator(faces):
 
 
 def test_an_image_shows_the_file_that_its_index_names(tmp_path):
-    """Each identity has a grey of its own, and each of its images another shade."""
-    from PIL import Image
-
+    """Each identity has a red of its own, and each of its images a green."""
     for identity in range(4):
+        folder = make_folder(tmp_path / f"p{identity}")
         for j in range(3):
-            path = tmp_path / f"p{identity}" / f"{j}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.new("RGB", (40, 40), (identity * 60, j * 100, 7)).save(path)
+            Image.new("RGB", (40, 40), (identity * 60, j * 100, 7)).save(folder / f"{j}.png")
     for batch in loader_of(tmp_path, batch_size=2):
         colours = batch.images[:, :, :, 16, 16].long()
         assert torch.equal(colours[..., 0], batch.labels[:, None].expand(2, 2) * 60)
@@ -183,7 +178,7 @@ def test_no_worker_is_left_when_a_loader_is_closed_whatever_signals_came(faces):
     batches = iter(loader)
     for _ in range(2):  # both have begun
         next(batches)
-    workers = [worker for worker in batches._workers]
+    workers = list(batches._workers)
     for worker in workers:
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)

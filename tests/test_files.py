@@ -11,8 +11,8 @@ from labkit.utils import UserError, atomic_path, cache_dir, sha256, write_json, 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_path(path) as beside:
-        beside.write_text("half of the ne")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half of the ne")
         raise RuntimeError
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
@@ -37,13 +37,12 @@ def test_a_full_disk_is_one_clear_line_and_keeps_the_old_file(tmp_path, error):
 def test_a_kill_in_mid_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    script = (
-        "import os, signal\n"
-        "from labkit.utils import atomic_path\n"
-        f"with atomic_path({str(path)!r}) as beside:\n"
-        "    beside.write_text('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
+    script = f"""
+import os, signal
+from labkit.utils import atomic_path
+with atomic_path({str(path)!r}) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)"""
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
     assert path.read_text() == "old"
 
@@ -65,8 +64,7 @@ def test_written_files_can_be_read_by_others_as_the_umask_allows(tmp_path):
 
 def test_the_cache_folder_can_be_named(tmp_path, monkeypatch):
     monkeypatch.setenv("KSTAR_FACELAB_CACHE", str(tmp_path / "here"))
-    assert cache_dir() == tmp_path / "here"
-    assert cache_dir().is_dir()
+    assert cache_dir() == tmp_path / "here" and cache_dir().is_dir()
 
 
 def test_sha256_of_a_known_text(tmp_path):

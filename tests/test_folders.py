@@ -27,12 +27,7 @@ def test_images_at_any_depth_upper_case_and_hangul_are_found_and_others_passed_o
     assert folder.labels.tolist() == [0, 1, 1]
     assert list(folder.indices_of(1)) == [1, 2]
     assert folder.path(0) == tmp_path / "a/한글.jpeg"
-
-
-def test_extensions_are_named_as_on_the_command_line(faces):
-    (faces / "id0000/x.webp").write_bytes(b"")
-    assert len(FaceFolder.scan(faces, extensions="jpg, .WEBP")) == 73
-    assert len(FaceFolder.scan(faces, extensions=[".webp"])) == 1
+    assert len(FaceFolder.scan(tmp_path, extensions="txt, .PNG")) == 2
 
 
 def test_a_cached_listing_is_read_back_and_noticed_when_stale(faces, tmp_path):
@@ -50,7 +45,7 @@ def test_a_cached_listing_is_read_back_and_noticed_when_stale(faces, tmp_path):
     make_faces(faces, 1, 1, seed=9)
     later = FaceFolder.scan(faces, cache=cache)
     assert len(later) == len(first) and later.digest() != first.digest()
-    assert len(FaceFolder.scan(faces, cache=cache, extensions=[".png", ".jpg"])) == len(first)
+    assert len(FaceFolder.scan(faces, cache=cache, extensions="png,jpg")) == len(first)
 
 
 def test_a_damaged_or_foreign_cache_is_made_anew(faces, tmp_path):
@@ -58,9 +53,8 @@ def test_a_damaged_or_foreign_cache_is_made_anew(faces, tmp_path):
     count = len(FaceFolder.scan(faces, cache=cache))
     whole = cache.read_bytes()
     np.savez(tmp_path / "other.npz", key=np.arange(3))
-    np.save(tmp_path / "array.npy", np.arange(3))
-    foreign = [(tmp_path / name).read_bytes() for name in ("other.npz", "array.npy")]
-    for content in (b"", b"not a listing", whole[:200], whole[:-30], *foreign):
+    foreign = (tmp_path / "other.npz").read_bytes()
+    for content in (b"", b"not a listing", whole[:200], whole[:-30], foreign):
         cache.write_bytes(content)
         assert len(FaceFolder.scan(faces, cache=cache)) == count
         assert cache.read_bytes()[:100] == whole[:100]
@@ -78,44 +72,35 @@ def test_names_that_are_no_utf_8_are_kept_by_the_cache_too(tmp_path):
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file"])
 def test_a_folder_without_faces_is_one_clear_line(tmp_path, kind):
-    path = tmp_path / kind
-    if kind == "empty":
-        path.mkdir()
-    if kind == "file":
-        path.write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
     message = {"missing": "does not exist", "empty": "holds no images", "file": "cannot read"}[kind]
     with pytest.raises(UserError, match=message):
-        FaceFolder.scan(path)
+        FaceFolder.scan(tmp_path / kind)
 
 
 def test_a_union_names_every_image_below_the_common_parent(tmp_path):
-    parts = [
+    one, other, again = (
         FaceFolder.scan(make_faces(tmp_path / name, 3, 2, seed=seed))
-        for seed, name in enumerate(["train", "val"])
-    ]
-    both = FaceFolder.union(parts)
+        for name, seed in (("train", 0), ("val", 1), ("test", 0))
+    )
+    both = FaceFolder.union([one, other])
     assert len(both.identities) == 6 and len(both) == 12
     for i in range(len(both)):
         assert both.path(i).is_file()
         assert both.identities[both.labels[i]] == both.path(i).parent.name
-    with pytest.raises(UserError, match="an identity is in two folders"):
-        FaceFolder.union([parts[0], FaceFolder.scan(make_faces(tmp_path / "test", 3, 2, seed=0))])
+    with pytest.raises(UserError, match="id0000 is in two folders"):
+        FaceFolder.union([one, again])
 
 
 def test_a_data_directory_in_order_passes(data_directory):
-    folders = DataDirectory(data_directory).check()
-    assert {name: len(folder) for name, folder in folders.items()} == {
-        "pretrain": 72,
-        "train": 60,
-        "val": 48,
-        "test": 48,
-    }
+    sizes = {name: len(folder) for name, folder in DataDirectory(data_directory).check().items()}
+    assert sizes == dict(pretrain=72, train=60, val=48, test=48)
 
 
 def test_everything_wrong_with_a_data_directory_is_told_at_once(tmp_path):
-    make_faces(tmp_path / "train", 3, 2, seed=1)
-    make_faces(tmp_path / "val", 3, 2, seed=1)
-    make_faces(tmp_path / "test", 3, 2, seed=2)
+    for name, seed in (("train", 1), ("val", 1), ("test", 2)):
+        make_faces(tmp_path / name, 3, 2, seed=seed)
     (tmp_path / "test" / "ghost").mkdir()
     make_pairs(FaceFolder.scan(tmp_path / "val")).write(tmp_path / "val_pairs.csv")
     (tmp_path / "test_pairs.csv").write_text("1,id2000/000.jpg,id2000/nothere.jpg\n2,a/b.jpg,c/d\n")

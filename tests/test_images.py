@@ -15,18 +15,6 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def test_a_jpeg_decoded_small_looks_like_the_whole_one(tmp_path):
-    pixels = np.zeros((256, 256, 3), np.uint8)
-    pixels[:, 128:] = 200
-    Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=95)
-    small, whole = decode_image(tmp_path / "x.jpg", min_size=60), decode_image(tmp_path / "x.jpg")
-    assert small.size == (64, 64) and whole.size == (256, 256)
-    difference = np.abs(
-        np.asarray(centre_crop(small, 32), int) - np.asarray(centre_crop(whole, 32), int)
-    )
-    assert difference.mean() < 2
-
-
 @pytest.mark.parametrize("shape", [(256, 256), (300, 257), (97, 111)])
 @pytest.mark.parametrize("min_size", [None, 30, 64, 200])
 def test_a_jpeg_has_the_pixels_that_pillow_gives(shape, min_size):
@@ -41,9 +29,10 @@ def test_a_jpeg_has_the_pixels_that_pillow_gives(shape, min_size):
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_every_kind_of_jpeg_becomes_rgb(tmp_path, mode):
-    Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode).save(tmp_path / "x.jpg")
+    Image.new("RGB", (40, 30), (128, 128, 128)).convert(mode).save(tmp_path / "x.jpg")
     pixels = decode_pixels(tmp_path / "x.jpg", min_size=20)
-    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    assert pixels.dtype == np.uint8 and pixels.shape == (30, 40, 3)
+    assert np.abs(pixels.astype(int) - 128).max() <= 2
 
 
 def test_grey_of_16_bits_keeps_its_brightness(tmp_path):
@@ -97,8 +86,8 @@ def test_random_crops_keep_the_asked_share_of_the_area():
 def test_a_random_crop_has_the_pixels_of_pillows_resize():
     rough = Image.fromarray(noise(120, 100, seed=1))
     smooth = np.array(rough.resize((200, 240), Image.Resampling.BICUBIC))
-    ours = random_resized_crop(
-        smooth, 64, np.zeros(CROP_DRAWS), scale=(1, 1), ratio=(200 / 240, 200 / 240)
-    )
+    draws = np.ones(CROP_DRAWS)  # the whole area, at the image's own ratio, from 3/4 to 4/3
+    draws[1], draws[-2:] = np.log((200 / 240) / (3 / 4)) / np.log((4 / 3) / (3 / 4)), 0
+    ours = random_resized_crop(smooth, 64, draws)
     theirs = np.asarray(Image.fromarray(smooth).resize((64, 64), Image.Resampling.BILINEAR), int)
     assert np.abs(ours - theirs).max() <= 1

@@ -7,13 +7,14 @@ from labkit.utils import UserError
 
 
 def test_pairs_survive_writing_and_reading(faces, tmp_path):
-    made = make_pairs(FaceFolder.scan(faces), per_image=4, seed=3)
-    made.write(tmp_path / "pairs.csv")
-    read = PairList.read(tmp_path / "pairs.csv", faces)
-    assert [read.name_pair(i) for i in range(len(read))] == [
-        made.name_pair(i) for i in range(len(made))
-    ]
-    assert np.array_equal(read.labels, made.labels)
+    for labelled in (True, False):
+        made = make_pairs(FaceFolder.scan(faces), seed=3, labelled=labelled)
+        made.write(tmp_path / "pairs.csv")
+        read = PairList.read(tmp_path / "pairs.csv", faces)
+        for part in ("files", "left", "right", "labels"):
+            assert np.array_equal(getattr(read, part), getattr(made, part))
+    assert made.labels is None
+    assert (tmp_path / "pairs.csv").read_text().splitlines()[0].count(",") == 1
 
 
 @pytest.mark.parametrize(("identities", "images"), [(12, 6), (2, 2), (40, 2), (3, 30)])
@@ -39,12 +40,6 @@ def test_files_that_target_pairs_join_are_one_person():
     assert dict(zip(pairs.files, first)) == dict(a="a", b="a", c="c", d="c", e="c", x="x", y="y")
 
 
-def test_a_blind_list_has_no_labels(faces, tmp_path):
-    make_pairs(FaceFolder.scan(faces), labelled=False).write(tmp_path / "blind.csv")
-    assert (tmp_path / "blind.csv").read_text().splitlines()[0].count(",") == 1
-    assert PairList.read(tmp_path / "blind.csv", faces).labels is None
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -62,10 +57,8 @@ def test_a_blind_list_has_no_labels(faces, tmp_path):
 def test_a_bad_line_is_named_with_its_number_and_reason(tmp_path, line, message):
     path = tmp_path / "pairs.csv"
     path.write_text(f"0,a/1.jpg,b/2.jpg\n{line}\n")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=rf"pairs\.csv has 1 bad line: line 2: .*{message}"):
         PairList.read(path)
-    assert "line 2: " in str(caught.value) and message in str(caught.value)
-    assert str(path) in str(caught.value)
 
 
 def test_all_bad_lines_are_counted_and_the_first_twenty_shown(tmp_path):
@@ -86,7 +79,7 @@ def test_an_empty_binary_or_missing_list_is_one_clear_line(tmp_path, content):
 
 
 def test_one_identity_or_single_images_cannot_make_pairs(tmp_path):
-    with pytest.raises(UserError, match="one identity"):
-        make_pairs(FaceFolder.scan(make_faces(tmp_path / "one", 1, 5)))
-    with pytest.raises(UserError, match="one image of each"):
-        make_pairs(FaceFolder.scan(make_faces(tmp_path / "single", 5, 1)))
+    for name, identities, images in (("one", 1, 5), ("single", 5, 1)):
+        folder = FaceFolder.scan(make_faces(tmp_path / name, identities, images))
+        with pytest.raises(UserError, match="pairs need two"):
+            make_pairs(folder)

@@ -1,6 +1,7 @@
 """A data directory: the four face folders and the pair lists of one course."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from labkit.data.folders import FaceFolder, identity_names
@@ -18,58 +19,43 @@ class DataDirectory:
         self.root = Path(root)
         self.pretrain, self.train = self.root / "pretrain", self.root / "train"
         self.val, self.test = self.root / "val", self.root / "test"
-        self.val_pairs = self.root / "val_pairs.csv"
-        self.test_pairs = self.root / "test_pairs.csv"
+        self.val_pairs, self.test_pairs = self.root / "val_pairs.csv", self.root / "test_pairs.csv"
         self.test_blind = self.root / "test_blind.csv"
 
     def check(self, *, cache: str | Path | None = None) -> dict[str, FaceFolder]:
-        """Return the four face folders by name.
-
-        cache: a folder that keeps the listings, see `FaceFolder.scan`; millions of files take
-        minutes to list.
+        """Return the four face folders by name; the folder `cache` keeps their listings.
 
         Raises UserError that lists every problem at once: missing or empty folders, identities
-        without an image, identities of the training sets that are in val or test too, and what
-        is wrong with the pair lists.
+        without an image, people to train on who are in val or test too, and bad pair lists.
         """
         if not self.root.is_dir():
             raise UserError(f"the data directory {self.root} does not exist")
-        problems: list[str] = []
-        folders: dict[str, FaceFolder] = {}
-        for name in ("pretrain", "train", "val", "test"):
-            root = self.root / name
+        problems, folders = [], {}
+        for root in (self.pretrain, self.train, self.val, self.test):
             try:
-                kept = Path(cache) / f"{name}.npz" if cache else None
-                folders[name] = FaceFolder.scan(root, cache=kept)
-                if empty := sorted({*identity_names(root)} - {*folders[name].identities}):
+                listing = Path(cache) / f"{root.name}.npz" if cache else None
+                folder = folders[root.name] = FaceFolder.scan(root, cache=listing)
+                if empty := sorted(set(identity_names(root)).difference(folder.identities)):
                     problems.append(f"{root}: no image in {_some(empty)}")
             except UserError as error:
                 problems.append(str(error))
         people = {name: set(folder.identities) for name, folder in folders.items()}
-        for training in people.keys() & {"pretrain", "train"}:
-            for held_out in people.keys() & {"val", "test"}:
-                if shared := sorted(people[training] & people[held_out]):
-                    problems.append(
-                        f"{_some(shared)} in both {training}/ and {held_out}/: "
-                        "a network must not be tested on people it was trained on"
-                    )
-        lists = [(self.val_pairs, self.val), (self.test_pairs, self.test)]
-        if self.test_blind.exists():
-            lists.append((self.test_blind, self.test))
-        for path, folder in lists:
+        for one, other in product(people.keys() - {"val", "test"}, people.keys() & {"val", "test"}):
+            if both := sorted(people[one] & people[other]):
+                problems.append(f"{_some(both)} in both {one}/ and {other}/: take them out of one")
+        for path in (self.val_pairs, self.test_pairs, self.test_blind):
+            root = self.val if path == self.val_pairs else self.test
             try:
-                pairs = PairList.read(path, folder if folder.is_dir() else None)
                 if path != self.test_blind:
-                    pairs.check_labels(path)
+                    PairList.read(path, root if root.is_dir() else None).check_labels(path)
+                elif path.exists():
+                    PairList.read(path, root)
             except UserError as error:
                 problems.append(str(error))
         if problems:
-            count = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
-            listed = "".join(f"\n  - {problem}" for problem in problems)
-            raise UserError(f"the data directory {self.root} has {count}:{listed}")
+            raise UserError("\n  - ".join([f"problems in {self.root}:", *problems]))
         return folders
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)

@@ -1,9 +1,10 @@
 """Face folders: ROOT/identity/image.jpg, an image at any depth below its identity."""
 
 import csv
+import io
 import os
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -12,16 +13,14 @@ import numpy as np
 from labkit.utils import UserError, atomic_path, reason
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
-CACHE_FORMAT = "labkit face folder 2"
 
 
 class FaceFolder:
     """A folder of identities with their images.
 
-    root: the folder. identities: names of the identities, sorted. labels: int64 (n,),
-    non-decreasing; image i shows `identities[labels[i]]`. starts: int64 (identities + 1,), where
-    the images of each identity begin, and n. names: the images' paths relative to the root, str
-    or an array of bytes.
+    identities: their names, sorted. labels: int64 (n,), non-decreasing; image i shows
+    `identities[labels[i]]`. starts: int64 (identities + 1,), where the images of each identity
+    begin, and n. names: the images' paths relative to the folder `root`.
     """
 
     def __init__(self, root: str | Path, identities: list[str], labels: np.ndarray, names):
@@ -32,73 +31,58 @@ class FaceFolder:
         self._parts = [self.root]
 
     @classmethod
-    def scan(
-        cls,
-        root: str | Path,
-        *,
-        extensions: str | Sequence[str] = IMAGE_EXTENSIONS,
-        cache: str | Path | None = None,
-    ) -> "FaceFolder":
+    def _of_images(cls, root: Path, images: dict[str, list[str]]) -> "FaceFolder":
+        identities = sorted(images)
+        labels = np.repeat(np.arange(len(images)), [len(images[name]) for name in identities])
+        return cls(root, identities, labels, [i for name in identities for i in images[name]])
+
+    @classmethod
+    def scan(cls, root: str | Path, *, extensions="jpg,jpeg,png", cache=None) -> "FaceFolder":
         """List the images below `root`; identities without an image are left out.
 
-        Hidden files and files directly in `root` are ignored. extensions: what names end in, such
-        as `jpg,png`, upper or lower case. cache: an .npz file that keeps the listing until a
-        folder at or below `root` changes.
-        Raises UserError when the folder is missing, unreadable or holds no image.
+        Hidden files and files directly in `root` are ignored. extensions: what names end in,
+        upper or lower case. cache: an .npz file that keeps the listing until a folder at or below
+        `root` changes. Raises UserError when the folder is missing, unreadable or without images.
         """
         root = Path(root)
-        endings = extensions.split(",") if isinstance(extensions, str) else extensions
-        extensions = tuple(f".{ending.strip(' .').lower()}" for ending in endings)
-        key = _encoded([CACHE_FORMAT, str(root.resolve()), *extensions])
+        endings = tuple(f".{ending.strip(' .').lower()}" for ending in extensions.split(","))
+        key = _encoded(["labkit face folder 2", str(root.resolve()), *endings])
         if cache is not None and (folder := _read_cache(Path(cache), root, key)):
             return folder
-        times = {"": os.stat(root).st_mtime_ns if root.exists() else 0}
-        identities: list[str] = []
-        counts: list[int] = []
-        names: list[str] = []
-        for identity in identity_names(root):
-            if found := _images_below(root, identity, extensions, times):
-                identities.append(identity)
-                counts.append(len(found))
-                names += sorted(found)
-        if not identities:
-            raise UserError(
-                f"{root} holds no images: expected {root}/IDENTITY/image.jpg "
-                f"({', '.join(extensions)})"
-            )
-        folder = cls(root, identities, np.repeat(np.arange(len(identities)), counts), names)
+        names, times = identity_names(root), {"": os.stat(root).st_mtime_ns}
+        images: dict[str, list[str]] = {}
+        for identity in names:
+            found = []
+            for path, _, files in _walk(root / identity):
+                below = Path(path).relative_to(root).as_posix()
+                times[below] = os.stat(path).st_mtime_ns
+                found += [f"{below}/{name}" for name in files if name.lower().endswith(endings)]
+            if found:
+                images[identity] = sorted(found)
+        if not images:
+            raise UserError(f"{root} holds no images: expected {root}/IDENTITY/image{endings[0]}")
+        folder = cls._of_images(root, images)
         if cache is not None:
+            listing = dict(identities=_encoded(folder.identities), labels=folder.labels)
+            changed = dict(folders=_encoded(times), times=list(times.values()))
             with atomic_path(cache) as temporary, open(temporary, "wb") as file:
-                np.savez(
-                    file,
-                    key=key,
-                    identities=_encoded(identities),
-                    labels=folder.labels,
-                    names=folder._names,
-                    folders=_encoded(times),
-                    times=np.array(list(times.values())),
-                )
+                np.savez(file, key=key, names=folder._names, **listing, **changed)
         return folder
 
     @classmethod
     def union(cls, folders: Sequence["FaceFolder"]) -> "FaceFolder":
-        """Join several folders into one whose names are relative to their common parent.
-
-        Raises UserError when an identity is in two of them.
-        """
+        """Join folders into one at their common parent; UserError for an identity in two."""
         root = Path(os.path.commonpath([folder.root.resolve() for folder in folders]))
-        owner = {name: folder for folder in folders for name in folder.identities}
-        if len(owner) < sum(len(folder.identities) for folder in folders):
-            raise UserError(f"below {root} an identity is in two folders: rename one of them")
-        counts: list[int] = []
-        names: list[str] = []
-        for identity in sorted(owner):
-            folder = owner[identity]
+        images: dict[str, list[str]] = {}
+        for folder in folders:
             prefix = folder.root.resolve().relative_to(root).as_posix()
-            images = folder.indices_of(bisect_left(folder.identities, identity))
-            names += [f"{prefix}/{folder.name(i)}" for i in images]
-            counts.append(len(images))
-        union = cls(root, sorted(owner), np.repeat(np.arange(len(owner)), counts), names)
+            for label, identity in enumerate(folder.identities):
+                if identity in images:
+                    raise UserError(
+                        f"below {root}, {identity} is in two folders: rename one of them"
+                    )
+                images[identity] = [f"{prefix}/{folder.name(i)}" for i in folder.indices_of(label)]
+        union = cls._of_images(root, images)
         union._parts = [folder.root for folder in folders]
         return union
 
@@ -132,10 +116,16 @@ class FaceFolder:
     def details(self) -> dict[str, dict[str, str]]:
         """Return what `identities.csv` says of the people: identity → column → value.
 
-        The table is looked for in the folder and beside it; columns that the kit shows are
-        `name`, `hangul` and `synthetic`. Empty without one.
+        The table is looked for in the folder and beside it; the kit shows `name` and `hangul`.
         """
-        return {name: row for part in self._parts for name, row in _read_identities(part).items()}
+        people: dict[str, dict[str, str]] = {}
+        for place in [*(part.parent for part in self._parts), *self._parts]:
+            with suppress(OSError, UnicodeDecodeError, csv.Error):
+                table = io.StringIO((place / "identities.csv").read_text("utf-8-sig"))
+                for row in csv.DictReader(table):
+                    if name := row.pop("identity", None):
+                        people[name] = {key: value for key, value in row.items() if key and value}
+        return people
 
 
 def identity_names(root: Path) -> list[str]:
@@ -145,19 +135,7 @@ def identity_names(root: Path) -> list[str]:
     return sorted(next(_walk(root))[1])
 
 
-def _images_below(root: Path, identity: str, extensions, times: dict[str, int]) -> list[str]:
-    """List the images of one identity, and note in `times` when each folder last changed."""
-    found = []
-    for path, _, files in _walk(root / identity):
-        folder = Path(path).relative_to(root).as_posix()
-        times[folder] = os.stat(path).st_mtime_ns
-        found += [f"{folder}/{name}" for name in files if name.lower().endswith(extensions)]
-    return found
-
-
 def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as `os.walk`, past hidden files and folders; UserError for an unreadable folder."""
-
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read the folder {error.filename}: {reason(error)}") from None
 
@@ -167,31 +145,15 @@ def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _read_cache(cache: Path, root: Path, key: np.ndarray) -> FaceFolder | None:
-    """Return the cached listing, or None when there is none, or a folder has changed since."""
     try:
         with np.load(cache) as stored:
-            if not np.array_equal(stored["key"], key):
-                return None
-            for folder, time in zip(stored["folders"], stored["times"].tolist()):
-                if os.stat(root / os.fsdecode(folder)).st_mtime_ns != time:
-                    return None
-            identities = [os.fsdecode(name) for name in stored["identities"]]
-            return FaceFolder(root, identities, stored["labels"], stored["names"])
+            times = [os.stat(root / os.fsdecode(f)).st_mtime_ns for f in stored["folders"]]
+            if np.array_equal(stored["key"], key) and np.array_equal(stored["times"], times):
+                identities = [os.fsdecode(name) for name in stored["identities"]]
+                return FaceFolder(root, identities, stored["labels"], stored["names"])
     except Exception:  # whatever NumPy raises for a file that is missing, damaged or another's
         return None
 
 
 def _encoded(names: Iterable[str]) -> np.ndarray:
     return np.array([os.fsencode(name) for name in names], dtype="S")
-
-
-def _read_identities(root: Path) -> dict[str, dict[str, str]]:
-    for path in (root / "identities.csv", root.parent / "identities.csv"):
-        try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("identity")]
-        except (OSError, UnicodeDecodeError, csv.Error):
-            continue
-        if rows:
-            return {row.pop("identity"): {k: v for k, v in row.items() if k and v} for row in rows}
-    return {}

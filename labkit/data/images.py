@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,32 +20,26 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
 """What Pillow raises for a file that is cut short, damaged or no image."""
 
-CROP_TRIES = 10
-CROP_DRAWS = 2 * CROP_TRIES + 2  # random numbers that decide one crop
-RESIZE_PER_CROP = 256 / 224  # the VoxCeleb trainer resizes to 256 and crops 224
+CROP_DRAWS = 2 * 10 + 2  # random numbers that decide one crop: ten tries, and its place
 
 
 def what_is_wrong(error: Exception) -> str:
     """Return what an error in `DAMAGED` says of a file, in words."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that can be read"
-    if isinstance(error, OSError) and error.strerror:
-        return reason(error)
-    return f"damaged: {error}"
+    return reason(error) if getattr(error, "strerror", None) else f"damaged: {error}"
 
 
 def rgb(image: Image.Image) -> Image.Image:
     """Return the image in RGB; grey of 16 bits is scaled, where Pillow alone turns it white."""
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        scale = 255 / 65535 if values.max(initial=0) > 255 else 1
-        image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image) * (255 / 65535)
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
-    """Return an RGB image, or uint8 (height, width, 3), as the bytes of a JPEG file."""
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+def jpeg_bytes(image: Image.Image, quality: int = 90) -> bytes:
+    """Return an image as the bytes of a JPEG file."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=quality)
     return file.getvalue()
@@ -54,21 +49,15 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
     """Decode one image from a file, or from the bytes of one, to RGB, uint8 (height, width, 3).
 
     With `min_size`, a JPEG is decoded at the smallest of its built-in scales (1, 1/2, 1/4, 1/8)
-    whose shorter side still has that many pixels, which is several times faster. JPEGs go through
-    simplejpeg, to the same pixels as Pillow's in half the time.
-
-    Raises UserError that names the file when it cannot be read as an image.
+    whose shorter side still has that many pixels, several times faster. simplejpeg gives the same
+    pixels as Pillow in half the time. Raises UserError that names a file that cannot be read.
     """
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if data.startswith(b"\xff\xd8"):
-            try:
+            with suppress(ValueError):  # damaged, or in colours of its own: Pillow decides
                 return _decode_jpeg(data, min_size)
-            except ValueError:
-                pass  # damaged, or in colours of its own: Pillow decides
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if min_size is not None and image.format == "JPEG":
-                image.draft("RGB", _asked_size(image.width, image.height, min_size))
             return np.array(rgb(image))
     except (*DAMAGED, Image.DecompressionBombError) as error:
         name = "the image" if isinstance(source, bytes) else source
@@ -82,52 +71,37 @@ def decode_image(source: str | Path | bytes, *, min_size: int | None = None) -> 
 
 def _decode_jpeg(data: bytes, min_size: int | None) -> np.ndarray:
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+    if width * height > 2 * Image.MAX_IMAGE_PIXELS:
         raise ValueError("a decompression bomb")
-    asked = _asked_size(width, height, min_size or min(width, height))
-    fits = min(width // asked[0], height // asked[1])
-    factor = next(f for f in (8, 4, 2, 1) if f <= max(fits, 1))
-    return simplejpeg.decode_jpeg(
-        data, min_height=math.ceil(height / factor), min_width=math.ceil(width / factor)
-    )
-
-
-def _asked_size(width: int, height: int, min_size: int) -> tuple[int, int]:
-    scale = min_size / min(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    scale = (min_size or min(width, height)) / min(width, height)
+    fits = min(side // max(1, round(side * scale)) for side in (width, height))
+    factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(fits, 1))
+    height, width = math.ceil(height / factor), math.ceil(width / factor)
+    return simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Return the face as a network sees it outside training: (size, size) pixels.
 
-    As in the VoxCeleb trainer: the shorter side is resized to 256/224 of `size` and the middle
-    `size` pixels are kept, here in one step.
+    As in the VoxCeleb trainer: the shorter side resized to 256/224 of `size`, and its middle.
     """
-    side = min(image.size) * size / round(size * RESIZE_PER_CROP)
+    side = min(image.size) * size / round(size * 256 / 224)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
-def random_resized_crop(
-    pixels: np.ndarray,
-    size: int,
-    draws: np.ndarray,
-    *,
-    scale: tuple[float, float] = (0.8, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-    """Return a random part of an image, `scale` of its area, stretched to (size, size) pixels.
+def random_resized_crop(pixels: np.ndarray, size: int, draws: np.ndarray) -> np.ndarray:
+    """Return a random part of an image, 0.8 to 1 of its area, stretched to (size, size) pixels.
 
     pixels: uint8 (height, width, 3). draws: float (CROP_DRAWS,), uniform in 0 to 1, which decide
-    the part; loaders draw those of a whole batch at once. Returns uint8 (size, size, 3). The
-    distribution is that of torchvision's RandomResizedCrop (Szegedy et al., 2015).
+    the part. The distribution is that of torchvision's RandomResizedCrop (Szegedy et al., 2015).
     """
     height, width = pixels.shape[:2]
     *tries, down, right = draws.tolist()
-    low, high = math.log(ratio[0]), math.log(ratio[1])
+    low, high = math.log(3 / 4), math.log(4 / 3)
     for area, shape in zip(tries[::2], tries[1::2]):
-        target = width * height * (scale[0] + (scale[1] - scale[0]) * area)
+        target = width * height * (0.8 + (1 - 0.8) * area)
         aspect = math.exp(low + (high - low) * shape)
         w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if 0 < w <= width and 0 < h <= height:

@@ -1,15 +1,13 @@
 """Identity-balanced batches: which images meet in a training step, and their pixels.
 
-Everything random here is a function of the seed, the epoch and the place in it, so that a run
-can be resumed in the middle of an epoch and be read by any number of workers or processes
-without a change in what is trained on.
+Everything random here is a function of the seed, the epoch and the place in it, so that a run can
+be resumed in an epoch and read by any number of workers or processes, and trains on the same.
 """
 
 import atexit
 import os
 import signal
 import weakref
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,30 +21,17 @@ from labkit.data.folders import FaceFolder
 from labkit.data.images import CROP_DRAWS, decode_pixels, random_resized_crop
 from labkit.utils import UserError
 
-MAX_WORKERS = 8
-MISSING_GREY = 128
 _loaders: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
-
-
-class Item(NamedTuple):
-    """One identity in one batch: its label, its images, and the seed of their augmentation.
-
-    seed: the run's seed, the epoch, the step, and the place in the batch of all processes.
-    """
-
-    label: int
-    images: tuple[int, ...]
-    seed: tuple[int, ...]
+# Before `multiprocessing` sends SIGTERM to the workers and waits.
+atexit.register(lambda: [close_loader(loader) for loader in list(_loaders)])
 
 
 class TrainingBatch(NamedTuple):
     """The images and labels of one training step.
 
-    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order.
-    labels: int64 (batch,).
-    unreadable: names of the images that could not be decoded, each replaced by another image of
-        its identity.
-    indices: int64 (batch, images_per_class), of the images in the face folder.
+    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order. labels:
+    int64 (batch,). unreadable: names of the images that could not be decoded, each replaced by
+    another of its identity. indices: int64 (batch, images_per_class), of the images in the folder.
     """
 
     images: torch.Tensor
@@ -55,51 +40,32 @@ class TrainingBatch(NamedTuple):
     indices: torch.Tensor
 
 
-class IdentityBatchSampler(Sampler[list[Item]]):
+class IdentityBatchSampler(Sampler):
     """Batches of `batch_size` different identities with `images_per_class` images of each.
 
     In an epoch each identity gives at most `max_images_per_class` images, drawn anew, and every
-    batch is full. The steps of an epoch depend on the folder and the sizes alone. Sampling is
-    linear in the number of images. With several processes each gets its own part of the same
-    global batch.
-
-    Raises UserError when there are fewer identities (with enough images) than `batch_size`.
+    batch is full. Of several processes each gets its part of the same batches: the indices of the
+    images, int64 (part, images_per_class), the part's place in the batch, and the seed, which is
+    that of the run, the epoch and the step. Raises UserError with too few identities for a batch.
     """
 
-    def __init__(
-        self,
-        folder: FaceFolder,
-        *,
-        batch_size: int,
-        images_per_class: int = 1,
-        max_images_per_class: int = 100,
-        seed: int = 0,
-        rank: int = 0,
-        processes: int = 1,
-    ):
-        self.folder = folder
-        self.batch_size, self.images_per_class = batch_size, images_per_class
-        self.seed, self.rank, self.processes = seed, rank, processes
-        if batch_size % processes:
+    def __init__(self, folder: FaceFolder, config: TrainConfig, rank: int = 0, processes: int = 1):
+        self.folder, self.seed = folder, config.seed
+        self.batch_size, self.images_per_class = config.batch_size, config.images_per_class
+        size, each = self.batch_size, self.images_per_class
+        if size % processes:
+            raise UserError(f"batch_size {size} cannot be shared by {processes} processes")
+        self.part = slice(rank * size // processes, (rank + 1) * size // processes)
+        self._groups = np.minimum(folder.counts(), config.max_images_per_class) // each
+        if (usable := np.count_nonzero(self._groups)) < size:
             raise UserError(
-                f"the batch size {batch_size} cannot be shared equally by {processes} processes"
-            )
-        self._groups = np.minimum(folder.counts(), max_images_per_class) // images_per_class
-        usable = int((self._groups > 0).sum())
-        if usable < batch_size:
-            most = min(max_images_per_class, int(folder.counts().max()))
-            advice = f"batch_size to {usable}" if usable else f"images_per_class to {most}"
-            enough = "" if images_per_class == 1 else f" with {images_per_class} images or more"
-            raise UserError(
-                f"a batch of {batch_size} identities needs as many in {folder.root}, "
-                f"which has {usable}{enough}: set {advice} or less"
+                f"{folder.root} has {usable} identities with {each} or more images for a batch of "
+                f"{size}: set batch_size to {usable}, or images_per_class lower"
             )
         # The most batches that can be filled when an identity comes at most once in each.
-        self.steps = bisect_left(
-            range(1, int(self._groups.sum()) // batch_size + 1),
-            True,
-            key=lambda steps: np.minimum(self._groups, steps).sum() < steps * batch_size,
-        )
+        self.steps = int(self._groups.sum()) // size
+        while (groups := int(np.minimum(self._groups, self.steps).sum())) < self.steps * size:
+            self.steps = groups // size
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -109,22 +75,7 @@ class IdentityBatchSampler(Sampler[list[Item]]):
         """Choose the epoch to draw next, and the step to begin at."""
         self.epoch, self.first_step = epoch, first_step
 
-    def __iter__(self) -> Iterator[list[Item]]:
-        labels, images = self._draw()
-        share = self.batch_size // self.processes
-        places = range(self.rank * share, (self.rank + 1) * share)
-        for step in range(self.first_step, self.steps):
-            yield [
-                Item(
-                    int(labels[step, place]),
-                    tuple(images[step, place].tolist()),
-                    (self.seed, self.epoch, step, place),
-                )
-                for place in places
-            ]
-
-    def _draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels (steps, batch) and image indices (steps, batch, images_per_class)."""
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int, tuple[int, int, int]]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         counts = np.minimum(self._groups, self.steps)
         # Indices in random order within each identity; identities stay in their places.
@@ -140,109 +91,83 @@ class IdentityBatchSampler(Sampler[list[Item]]):
         images = shuffled[first_image[:, None] + np.arange(self.images_per_class)]
         batch_of = _deal(owner, self.steps, rng)
         place = np.argsort(batch_of, kind="stable").reshape(self.steps, self.batch_size)
-        return owner[place], images[place]
+        indices = images[place][:, self.part]
+        for step in range(self.first_step, self.steps):
+            yield indices[step], self.part.start, (self.seed, self.epoch, step)
 
 
 def _deal(owner: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
     """Choose a batch for each group of images, so that no batch gets two groups of one owner.
 
-    `owner` (steps * batch_size,) has the groups of an owner side by side, at most `steps` of
-    them. They are dealt like cards in rounds, each round one card to every batch in a new random
-    order. An owner whose cards run over the end of a round has its remaining cards, at the start
-    of the next one, kept from the batches that it was dealt to.
+    `owner` (steps * batch_size,) has the groups of an owner side by side, at most `steps`. They are
+    dealt like cards in rounds, each one card to every batch in a new random order. The cards of
+    an owner that run over into the next round are kept from the batches it was dealt to before.
     """
     batch_of = np.empty(len(owner), dtype=np.int64)
     for start in range(0, len(owner), steps):
         turn = rng.permutation(steps)
         if start and owner[start] == owner[start - 1]:
             last_round = slice(start - steps, start)
-            has_one = np.zeros(steps, dtype=bool)
-            has_one[batch_of[last_round][owner[last_round] == owner[start]]] = True
+            has_one = np.isin(turn, batch_of[last_round][owner[last_round] == owner[start]])
             over = int((owner[start : start + steps] == owner[start]).sum())
-            free, taken = turn[~has_one[turn]], turn[has_one[turn]]
+            free, taken = turn[~has_one], turn[has_one]
             turn = np.concatenate([free[:over], rng.permutation(np.r_[free[over:], taken])])
         batch_of[start : start + steps] = turn
     return batch_of
 
 
 class TrainingImages(Dataset):
-    """Decodes and augments the images of a batch: uint8 until the network's device.
+    """Decodes and crops the images of a batch; with `mirror`, flips every other one."""
 
-    Each is cropped by `random_resized_crop` and, with `mirror`, flipped every other time.
-    """
-
-    def __init__(self, folder: FaceFolder, *, image_size: int, mirror: bool = False):
+    def __init__(self, folder: FaceFolder, image_size: int, mirror: bool):
         self.folder, self.image_size, self.mirror = folder, image_size, mirror
 
-    def __getitems__(self, items: list[Item]) -> TrainingBatch:
-        size, per_class = self.image_size, len(items[0].images)
-        pixels = np.empty((len(items), per_class, size, size, 3), dtype=np.uint8)
+    def __getitem__(self, planned: tuple) -> TrainingBatch:
+        indices, first, seed = planned
+        size, (part, each) = self.image_size, indices.shape
+        pixels = np.empty((part, each, size, size, 3), dtype=np.uint8)
         # One generator for all numbers of a step, as making one costs more than drawing from it;
         # those of a place in the batch are the same whichever process draws them.
-        seed, epoch, step, last = items[-1].seed
-        rng = np.random.default_rng([seed, epoch, step, 1])  # the 1: not the sampler's generator
-        draws = rng.random((last + 1, per_class, 1 + CROP_DRAWS))[-len(items) :]
+        rng = np.random.default_rng([*seed, 1])  # the 1: not the sampler's generator
+        draws = rng.random((first + part, each, 1 + CROP_DRAWS))[first:]
         unreadable: list[str] = []
-        for place, item in enumerate(items):
-            for j, index in enumerate(item.images):
-                image = self._decode(index, item.label, unreadable)
-                crop = random_resized_crop(image, size, draws[place, j, 1:])
-                flip = self.mirror and draws[place, j, 0] < 0.5
-                pixels[place, j] = crop[:, ::-1] if flip else crop
-        return TrainingBatch(
-            torch.from_numpy(pixels).permute(0, 1, 4, 2, 3),
-            torch.tensor([item.label for item in items]),
-            unreadable,
-            torch.tensor([item.images for item in items]),
-        )
+        for place in np.ndindex(part, each):
+            image = self._decode(int(indices[place]), unreadable)
+            crop = random_resized_crop(image, size, draws[place][1:])
+            flip = self.mirror and draws[place][0] < 0.5
+            pixels[place] = crop[:, ::-1] if flip else crop
+        images = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
+        labels = torch.from_numpy(self.folder.labels[indices[:, 0]])
+        return TrainingBatch(images, labels, unreadable, torch.from_numpy(indices))
 
-    def _decode(self, index: int, label: int, unreadable: list[str]) -> np.ndarray:
+    def _decode(self, index: int, unreadable: list[str]) -> np.ndarray:
         """Return the image, or the next readable one of its identity; grey when none is."""
-        own = self.folder.indices_of(label)
-        for turn in range(len(own)):
-            candidate = own[(index - own.start + turn) % len(own)]
+        own = self.folder.indices_of(self.folder.labels[index])
+        for candidate in (*range(index, own.stop), *range(own.start, index)):
             try:
                 return decode_pixels(self.folder.path(candidate), min_size=self.image_size)
             except UserError:
                 unreadable.append(self.folder.name(candidate))
-        return np.full((self.image_size, self.image_size, 3), MISSING_GREY, dtype=np.uint8)
+        return np.full((self.image_size, self.image_size, 3), 128, dtype=np.uint8)
 
 
 def train_loader(
-    folder: FaceFolder,
-    config: TrainConfig,
-    *,
-    workers: int | None = 0,
-    rank: int = 0,
-    processes: int = 1,
-    pin_memory: bool = False,
+    folder: FaceFolder, config: TrainConfig, *, workers=0, rank=0, processes=1, pin_memory=False
 ) -> DataLoader:
     """Return a loader of the `TrainingBatch`es of process `rank`, out of `processes`.
 
-    `loader.batch_sampler.set_epoch(epoch, first_step)` chooses what the next pass gives.
-
-    workers: loader processes, which `close_loader` ends; None for as many as this process's share
-    of the cores allows, at most 8.
-
-    Raises UserError when the batches that `config` asks for cannot be filled.
+    `loader.sampler.set_epoch(epoch, first_step)` chooses what the next pass gives. workers:
+    loader processes, which `close_loader` ends; None for as many as this process's share of the
+    cores allows, at most 8. Raises UserError when the batches cannot be filled.
     """
-    sampler = IdentityBatchSampler(
-        folder,
-        batch_size=config.batch_size,
-        images_per_class=config.images_per_class,
-        max_images_per_class=config.max_images_per_class,
-        seed=config.seed,
-        rank=rank,
-        processes=processes,
-    )
     if workers is None:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        workers = min(MAX_WORKERS, max(cpu_count() // neighbours, 1))
+        workers = min(8, max(cpu_count() // neighbours, 1))
     loader = DataLoader(
-        TrainingImages(folder, image_size=config.image_size, mirror=config.mirror),
-        batch_sampler=sampler,
+        TrainingImages(folder, config.image_size, config.mirror),
+        sampler=IdentityBatchSampler(folder, config, rank, processes),
+        batch_size=None,  # the sampler gives whole batches
         num_workers=workers,
-        collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_ignore_signals,
@@ -263,21 +188,7 @@ def close_loader(loader: DataLoader) -> None:
             worker.join()
 
 
-@atexit.register
-def _close_all_loaders() -> None:
-    """Close what is open before `multiprocessing` sends SIGTERM to the workers and waits."""
-    for loader in list(_loaders):
-        close_loader(loader)
-
-
 def _ignore_signals(worker: int) -> None:
-    """Leave a signal to all processes of a job to the one that trains.
-
-    It may still need batches to finish its step and save, and closes the loader then.
-    """
+    """Leave a signal to all processes of a job to the one that trains, which may need batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _as_it_is(batch: TrainingBatch) -> TrainingBatch:
-    return batch

@@ -1,7 +1,7 @@
 """Pair lists: which images to compare, and which of the pairs show one person.
 
-A pair list is a CSV without a header: `1,a/1.jpg,a/2.jpg` is a target pair, `0,a/1.jpg,b/1.jpg`
-an imposter pair. A blind list lacks the label.
+A list is a CSV without a header: `1,a/1.jpg,a/2.jpg` is a target pair, `0,a/1.jpg,b/1.jpg` an
+imposter pair. A blind list lacks the label.
 """
 
 import csv
@@ -28,59 +28,43 @@ class PairList:
     target pair and 0 for an imposter; None in a blind list.
     """
 
-    def __init__(
-        self, files: list[str], left: np.ndarray, right: np.ndarray, labels: np.ndarray | None
-    ):
+    def __init__(self, files: list[str], left: np.ndarray, right: np.ndarray, labels=None):
         self.files, self.left, self.right, self.labels = files, left, right, labels
 
     @classmethod
-    def from_names(
-        cls, left: Sequence[str], right: Sequence[str], labels: Sequence[int] | None = None
-    ) -> "PairList":
+    def from_names(cls, left: Sequence[str], right: Sequence[str], labels=None) -> "PairList":
         """Make a pair list from the names of the left and the right images."""
         index = {name: i for i, name in enumerate(sorted({*left, *right}))}
-        return cls(
-            list(index),
-            np.array([index[name] for name in left], dtype=np.int64),
-            np.array([index[name] for name in right], dtype=np.int64),
-            None if labels is None else np.asarray(labels, dtype=np.int8),
-        )
+        sides = (np.array([index[name] for name in side], dtype=np.int64) for side in (left, right))
+        return cls(list(index), *sides, None if labels is None else np.asarray(labels, np.int8))
 
     @classmethod
     def read(cls, path: str | Path, root: str | Path | None = None) -> "PairList":
-        """Read a labelled or blind pair list; with `root`, every file must exist below it.
-
-        Raises UserError that names the file and its bad lines (the first 20): a wrong number of
-        columns, a label other than 0 and 1, an image compared with itself, a pair that came
-        before, a path that is absolute or leaves the folder, a file that is not there.
-        """
+        """Read a labelled or blind list of files below `root`; UserError names the bad lines."""
         rows = read_csv_rows(path, "pair list")
         if not rows:
             raise UserError(f"{path} holds no pairs")
         blind = len(rows[0][1]) == 2
         columns = "two columns (file, file)" if blind else "three columns (label, file, file)"
-        exists = cache(lambda name: os.path.isfile(os.path.join(root, name)))
+        exists = cache(lambda name: root is None or os.path.isfile(os.path.join(root, name)))
 
         def parse(row: list[str]) -> tuple[str, str, int]:
             if len(row) != (2 if blind else 3):
                 raise ValueError(f"expected {columns}, found {len(row)}")
-            label = 0 if blind else parse_label(row[0])
-            check_pair(*row[-2:])
-            for name in row[-2:] if root is not None else ():
-                if not exists(name):
-                    raise ValueError(f"{printable(name, 80)} is not in {root}")
-            return row[-2], row[-1], label
+            pair = parse_pair(row)
+            if missing := [name for name in row[-2:] if not exists(name)]:
+                raise ValueError(f"{printable(missing[0], 80)} is not in {root}")
+            return pair
 
         left, right, labels = zip(*parse_pairs(path, rows, parse))
         return cls.from_names(left, right, None if blind else labels)
 
     def write(self, path: str | Path) -> None:
         """Write the list as CSV, whole or not at all."""
-        names = (self.name_pair(i) for i in range(len(self)))
-        if self.labels is None:
-            write_csv(path, names)
-        else:
-            write_csv(path, ((int(label), *pair) for label, pair in zip(self.labels, names)))
+        rows = map(self.name_pair, range(len(self)))
+        if self.labels is not None:
+            rows = ((label, *names) for label, names in zip(self.labels.tolist(), rows))
+        write_csv(path, rows)
 
     def __len__(self) -> int:
         return len(self.left)
@@ -99,10 +83,7 @@ class PairList:
         return of_file[self.left], of_file[self.right]
 
     def joined_files(self) -> np.ndarray:
-        """Return for each file the first one that target pairs join it to, int64 (files,).
-
-        Files with the same number show one person, as far as the labels of anonymous files tell.
-        """
+        """Return for each file the first one of its person, by the target pairs: int64 (files,)."""
         pairs, n = self.labels == 1, len(self.files)
         graph = coo_array((self.labels[pairs], (self.left[pairs], self.right[pairs])), shape=(n, n))
         group = connected_components(graph, directed=False)[1]
@@ -113,15 +94,11 @@ class PairList:
         if self.labels is None:
             raise UserError(f"{path} has no labels: expected three columns (label, file, file)")
         if self.labels.min() == self.labels.max():
-            only = "target" if self.labels[0] else "imposter"
-            raise UserError(f"{path} has {only} pairs only: an error rate needs both kinds")
+            raise UserError(f"{path} needs both target and imposter pairs")
 
 
 def read_csv_rows(path: str | Path, kind: str) -> list[tuple[int, list[str]]]:
-    """Return (line number, columns without outer spaces) of the lines that are not empty.
-
-    Raises UserError that calls the file a `kind` when it cannot be read.
-    """
+    """Return (line number, columns without outer spaces) of the lines that are not empty."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -132,17 +109,14 @@ def read_csv_rows(path: str | Path, kind: str) -> list[tuple[int, list[str]]]:
         raise UserError(f"{path} is not a UTF-8 CSV file: {error}") from None
 
 
-def parse_pairs(
-    path: str | Path, rows: list[tuple[int, list[str]]], parse: Callable[[list[str]], tuple]
-) -> list[tuple]:
-    """Return what `parse` makes of the columns of each row, (left, right, label, …).
+def parse_pairs(path: str | Path, rows: list[tuple[int, list[str]]], parse: Callable) -> list:
+    """Return what `parse` makes of the columns of each row: (left, right, label, …).
 
     Raises UserError that lists the rows for which `parse` raised ValueError, and those whose pair
     came before, in this or the other order.
     """
-    problems: list[str] = []
-    seen: dict[tuple[str, str], tuple[int, int]] = {}
-    parsed = []
+    problems, parsed = [], []
+    seen: dict[tuple[str, ...], tuple[int, int]] = {}
     for line, row in rows:
         try:
             values = left, right, label, *_ = parse(row)
@@ -159,33 +133,24 @@ def parse_pairs(
     return parsed
 
 
-def parse_label(text: str) -> int:
-    """Return the label 0 or 1; ValueError for anything else."""
-    if text not in ("0", "1"):
-        raise ValueError(f"the label must be 1 or 0, found '{printable(text)}'")
-    return int(text)
-
-
-def check_pair(left: str, right: str) -> None:
-    """Raise ValueError unless these are two different paths that stay in their folder."""
-    check_relative(left)
-    check_relative(right)
+def parse_pair(row: list[str]) -> tuple[str, str, int]:
+    """Return (left, right, label) of the columns [label,] left, right; ValueError for bad ones."""
+    *label, left, right = row
+    if label and label[0] not in ("0", "1"):
+        raise ValueError(f"the label must be 1 or 0, found '{printable(label[0])}'")
+    for name in (left, right):
+        if not name or name[0] == "/" or ".." in name.split("/") or "\\" in name or "\0" in name:
+            raise ValueError(f"'{printable(name)}' is not a path inside the test folder")
     if left == right:
         raise ValueError(f"{printable(left)} is compared with itself")
-
-
-def check_relative(name: str) -> None:
-    """Raise ValueError unless `name` is a relative path that stays in its folder."""
-    if not name or name[0] == "/" or ".." in name.split("/") or "\\" in name or "\0" in name:
-        raise ValueError(f"'{printable(name)}' is not a path inside the test folder")
+    return left, right, int(label[0]) if label else 0
 
 
 def bad_lines(path: str | Path, problems: Sequence[str]) -> str:
     """Return one message for the bad lines of a file, the first 20 of them."""
-    first = "; ".join(problems[:MAX_BAD_LINES_SHOWN])
     more = len(problems) - MAX_BAD_LINES_SHOWN
-    rest = f"; and {more:,} more" if more > 0 else ""
-    return f"{path} has {len(problems):,} bad line{'s'[: len(problems) > 1]}: {first}{rest}"
+    shown = [*problems[:MAX_BAD_LINES_SHOWN], f"and {more:,} more"][: len(problems)]
+    return f"{path} has {len(problems):,} bad line{'s'[: len(problems) > 1]}: {'; '.join(shown)}"
 
 
 def make_pairs(
@@ -193,15 +158,11 @@ def make_pairs(
 ) -> PairList:
     """Draw about `per_image` random pairs for each image, half target and half imposter.
 
-    No pair comes twice and no image meets itself. An identity with one image gives imposter
-    pairs only. Raises UserError when the folder has a single identity, or no identity with two
-    images.
+    No pair comes twice. Raises UserError without two identities, or one with two images.
     """
     counts, labels, n = folder.counts(), folder.labels, len(folder)
-    if len(counts) < 2:
-        raise UserError(f"{folder.root} has one identity: imposter pairs need two")
-    if counts.max() < 2:
-        raise UserError(f"{folder.root} has one image of each identity: target pairs need two")
+    if len(counts) < 2 or counts.max() < 2:
+        raise UserError(f"pairs need two identities, and two images of one: {folder.root} has not")
     rng = np.random.default_rng(seed)
     every = np.repeat(np.arange(n), max(1, per_image // 2))
     starts, own = folder.starts[labels[every]], counts[labels[every]]
@@ -219,7 +180,6 @@ def make_pairs(
 
 
 def _unique_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
-    """Return the different unordered pairs, int64 (m, 2), in the order of their first coming."""
     key = np.minimum(left, right) * n + np.maximum(left, right)
     first = np.sort(np.unique(key, return_index=True)[1])
     return np.stack([left[first], right[first]], axis=1)

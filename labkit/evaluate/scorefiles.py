@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import PairList
-from labkit.data.pairs import check_pair, parse_label, parse_pairs, read_csv_rows
+from labkit.data.pairs import parse_pair, parse_pairs, read_csv_rows
 from labkit.utils import UserError, printable, write_csv
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -113,11 +113,10 @@ def read_scores(path: str | Path) -> ScoreFile:
     def parse(row: list[str]) -> tuple[str, str, int, float]:
         if len(row) != columns:
             raise ValueError(f"expected {expected}, found {len(row)}")
-        score, *label, left, right = row
+        score, *pair = row
         if not NUMBER.fullmatch(score) or len(score) > LONGEST_NUMBER or np.isinf(float(score)):
             raise ValueError(f"the score must be a finite number, found '{printable(score)}'")
-        check_pair(left, right)
-        return left, right, parse_label(label[0]) if label else 0, float(score)
+        return *parse_pair(pair), float(score)
 
     left, right, labels, scores = zip(*parse_pairs(path, rows, parse))
     pairs = PairList.from_names(left, right, labels if columns == 4 else None)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from labkit.config import TrainConfig
 from labkit.data import FaceFolder, IdentityBatchSampler
 
 IMAGES = 100
@@ -39,7 +40,7 @@ def measure(files: int, scratch: Path) -> str:
     scan = seconds(lambda: FaceFolder.scan(root, cache=cache))
     cached = seconds(lambda: FaceFolder.scan(root, cache=cache))
     folder = FaceFolder.scan(root, cache=cache)
-    sampler = IdentityBatchSampler(folder, batch_size=min(200, files // IMAGES))
+    sampler = IdentityBatchSampler(folder, TrainConfig(batch_size=min(200, files // IMAGES)))
     drawn = seconds(lambda: sum(1 for _ in sampler))
     scan, cached, drawn = (1e6 * value / files for value in (scan, cached, drawn))
     return f"{files:10,} {scan:10.2f} {cached:11.2f} {drawn:12.2f}"
