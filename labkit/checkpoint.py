@@ -33,9 +33,7 @@ from labkit.utils import (
 
 METRIC_COLUMNS = "epoch step lr train_loss train_accuracy val_eer images_per_second seconds".split()
 # Settings that a run may be resumed with in another value: they do not change what was learned.
-_FREE_SETTINGS = set(
-    "run_dir max_epoch workers device checkpoint_minutes compile tensorboard".split()
-)
+FREE_SETTINGS = "run_dir max_epoch workers device checkpoint_minutes compile tensorboard".split()
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,7 @@ class WeightsInfo:
 
 
 def save_weights(
-    path: str | Path,
-    model: nn.Module,
-    *,
-    model_name: str,
-    embedding_size: int,
-    input_spec: InputSpec,
+    path: str | Path, model: nn.Module, model_name: str, embedding_size: int, input_spec: InputSpec
 ) -> None:
     """Write a network as .safetensors that can be used with nothing but its path."""
     about = dict(model=model_name, embedding_size=embedding_size, **dataclasses.asdict(input_spec))
@@ -287,7 +280,7 @@ class RunFolder:
                 differing = [
                     f"{name} ({earlier.get(name)!r}, now {value!r})"
                     for name, value in dataclasses.asdict(config).items()
-                    if name not in _FREE_SETTINGS and earlier.get(name) != value
+                    if name not in FREE_SETTINGS and earlier.get(name) != value
                 ]
                 if differing:
                     raise UserError(

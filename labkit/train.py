@@ -44,7 +44,7 @@ from labkit.losslog import LossLog
 from labkit.metrics import eer, pair_similarities
 from labkit.models import InputSpec, build_model, freeze_backbone, normalize
 from labkit.registry import load_plugin
-from labkit.utils import Stopped, StopSignals, UserError, progress, short_reason
+from labkit.utils import StopNow, Stopped, StopSignals, UserError, progress, short_reason
 
 STEPS_BETWEEN_LOGS = 10
 OPTIMIZERS = {
@@ -313,7 +313,7 @@ def _validate_or_stop(
     stop.at_once = True
     try:
         return validate(network, spec, pairs, config)
-    except Stopped:
+    except StopNow:
         return None
     finally:
         stop.at_once = False
