@@ -82,7 +82,7 @@ def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
     if pairs.labels is None:
         raise UserError("a blind list cannot calibrate; give one with labels")
     vectors = l2_normalize(embedder.files([Path(root) / name for name in pairs.files]))
-    _, person = np.unique(pairs.file_identities(), return_inverse=True)
+    _, person = np.unique(pairs.people[0], return_inverse=True)
     sums = np.zeros((person.max() + 1, vectors.shape[1]))
     np.add.at(sums, person, vectors)
     left, right = vectors[pairs.left], person[pairs.right]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit import metrics
+from labkit.evaluate import direction_hint
 from labkit.utils import make_folder, progress, render_page, write_csv, write_text
 from parts.review_page import TEMPLATES
 from parts.submissions import Key, Submission
@@ -31,7 +32,7 @@ class Place:
 
     rank: 1 for the lowest EER, shared by equal ones. versus: the paired difference to the line
     above (this one's EER minus that one's), None for the first. same_as: the name of an earlier
-    line whose scores order all pairs in the same way, or "".
+    line whose scores order all pairs in the same way, or "". hint: of `direction_hint`.
     """
 
     rank: int
@@ -43,6 +44,7 @@ class Place:
     tar_at_1_percent: float
     versus: metrics.PairedDifference | None
     same_as: str
+    hint: str
 
     def against_the_one_above(self) -> str:
         """Say how a line stands to the one above it."""
@@ -94,6 +96,7 @@ def rank(
                 tar_at_1_percent=100.0 * float(metrics.tar_at_far(scores, labels, [0.01])[0]),
                 versus=versus,
                 same_as=first_with.get(ordering, ""),
+                hint=direction_hint(eers[i]),
             )
         )
         first_with.setdefault(ordering, names[i])

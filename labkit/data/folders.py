@@ -105,6 +105,12 @@ class FaceFolder:
         """Return the images per identity, int64 (identities,)."""
         return np.diff(self.starts)
 
+    def check_skipped(self, unreadable: Sequence[str]) -> None:
+        """Raise UserError when more than 1 % of the images, and more than one, or all are so."""
+        if len(unreadable) > max(1, 0.01 * len(self)) or len(unreadable) == len(self):
+            images = f"{len(unreadable)} of {len(self)} images in {self.root}"
+            raise UserError(f"{images} cannot be read, {unreadable[0]} first; mend or remove them")
+
     def digest(self) -> str:
         """Return 32 hexadecimal digits that are the same for the same identities and files."""
         digest = blake2b(digest_size=16)

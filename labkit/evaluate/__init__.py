@@ -6,6 +6,7 @@ from labkit.evaluate.scorefiles import ScoreFile, read_scores, write_scores
 from labkit.evaluate.verification import (
     IdentityErrors,
     VerificationReport,
+    direction_hint,
     embed_files,
     identities_of,
     score_embeddings,
@@ -16,6 +17,7 @@ __all__ = [
     "IdentityErrors",
     "ScoreFile",
     "VerificationReport",
+    "direction_hint",
     "embed_files",
     "identities_of",
     "read_scores",

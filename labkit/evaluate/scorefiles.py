@@ -104,7 +104,7 @@ def read_scores(path: str | Path) -> ScoreFile:
     that leaves the folder, an image compared with itself, a pair that came before (with the same
     or with the other label).
     """
-    rows = read_csv_rows(path, "score file")
+    rows = read_csv_rows(path, "score file", (3, 4))
     if not rows:
         raise UserError(f"{path} holds no scores")
     columns = next((len(row) for _, row in rows if len(row) in (3, 4)), 4)

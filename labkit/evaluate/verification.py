@@ -17,6 +17,12 @@ FARS = (0.1, 0.01, 0.001)
 MAX_HARDEST = 12
 
 
+def direction_hint(eer: float) -> str:
+    """Return what an EER (percent) above 50 % says of the scores; nothing for others."""
+    says = "worse than guessing: a larger score must mean more alike (for distances, a minus sign)"
+    return f"An EER above 50 % is {says}." if eer > 50 else ""
+
+
 def embed_files(embedder, paths: Sequence[str | Path], *, flip: bool = False) -> np.ndarray:
     """Embed image files, each once: (n, d), rows of length 1.
 
@@ -72,14 +78,9 @@ def score_embeddings(embeddings: np.ndarray, pairs: PairList) -> np.ndarray:
 def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return the identities of a pair list, and the index of each pair's left and right one (n,).
 
-    The identity is the first folder of a name. Where no name has a folder (the anonymous images
-    of a blind test, with labels), target pairs join the images of one person, who goes by the
-    first of them.
+    They are the `people` of the list; UserError where names and target pairs contradict labels.
     """
-    of_file = pairs.file_identities()
-    if pairs.labels is not None and not any("/" in name for name in pairs.files):
-        of_file = [pairs.files[k] for k in pairs.joined_files()]
-    names, index = np.unique(of_file, return_inverse=True)
+    names, index = np.unique(pairs.people[0], return_inverse=True)
     return names.tolist(), index[pairs.left], index[pairs.right]
 
 
@@ -125,7 +126,7 @@ class VerificationReport:
 
     Attributes:
         name, scores (n,), pairs, bootstrap, level, seed: as given.
-        eer, voxceleb_eer: in percent. threshold: of the EER.
+        eer, voxceleb_eer: in percent. threshold: of the EER. hint: of `direction_hint`.
         eer_low, eer_high: the interval of the EER that resamples identities, the one to quote.
         eer_pair_low, eer_pair_high: the one that resamples pairs, for comparison.
         draws: the EERs (bootstrap,) of the draws of identities. Without a bootstrap it is None,
@@ -144,6 +145,7 @@ class VerificationReport:
         self.name, self.scores, self.pairs = name, scores, pairs
         self.bootstrap, self.level, self.seed = bootstrap, level, seed
         self.eer = metrics.eer(scores, labels)
+        self.hint = direction_hint(self.eer)
         self.threshold = metrics.eer_threshold(scores, labels)
         self.voxceleb_eer = metrics.voxceleb_eer(scores, labels)
         self.auc = metrics.auc(scores, labels)
@@ -193,6 +195,7 @@ class VerificationReport:
             "imposter_pairs": self.imposters,
             "images": self.images,
             "identities": len(errors.names),
+            "hint": self.hint,
             "hardest_identities": {
                 errors.names[k]: float(errors.eer[k]) for k in errors.hardest(10)
             },
@@ -212,8 +215,9 @@ class VerificationReport:
         return (
             f"{self.name}: EER {self.eer:.2f} %{interval} at threshold {self.threshold:.3f}\n"
             f"  {self.targets:,} target and {self.imposters:,} imposter pairs, "
-            f"{self.images:,} images of {len(self.identities.names):,} identities\n"
+            f"{self.images:,} images of {len(self.identities.names):,} identities, "
+            f"known by {self.pairs.people[1]}\n"
             f"  true accepts at a false-accept rate: {rates}\n"
             f"  AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}, "
-            f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %"
+            f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %" + (self.hint and f"\n  {self.hint}")
         )
