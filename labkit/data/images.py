@@ -16,7 +16,6 @@ from labkit.utils import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, whatever a file's name says; others can start programs (EPS) or lack a decoder."""
-
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
 """What Pillow raises for a file that is cut short, damaged or no image."""
 
