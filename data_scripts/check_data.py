@@ -15,21 +15,22 @@ import os
 import sys
 import unicodedata
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from labkit.data import IMAGE_EXTENSIONS, DataDirectory, FaceFolder, PairList, decode_image
-from labkit.utils import UserError, reason, write_json, write_text
+from labkit.utils import UserError, write_json, write_text
 from parts import near_duplicates
-from parts.clean_list import listed
 from parts.data_card import FIELDS, as_html, as_markdown
 from parts.job import Job, main, parser
 from parts.measure import Measures, measure
+from parts.tables import listed
 
 SETS = ("pretrain", "train", "val", "test")
 SMALL, UNEVEN = 64, 1.25
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 
 def arguments():
@@ -45,7 +46,7 @@ def arguments():
 
 @dataclass
 class Report:
-    """What was found: problems (exit code 2) and notes; numbers of the sets and the lists."""
+    """Problems (exit code 2), notes, and numbers of the sets and the pair lists."""
 
     name: str
     problems: list[str] = field(default_factory=list)
@@ -58,7 +59,7 @@ class Report:
 
     @property
     def synthetic(self) -> bool:
-        """Whether nobody in the sets exists, by their tables."""
+        """Return whether nobody in the sets exists, by their tables."""
         return bool(self.rendered) and all(self.rendered.values())
 
     def problem(self, text: str) -> None:
@@ -71,7 +72,7 @@ def run(args) -> dict:
     if not data.root.is_dir():
         raise UserError(f"the data directory {args.data} does not exist")
     out = args.out or args.data
-    with Job("check_data", out, {}, dry_run=args.dry_run, log=args.log) as job:
+    with Job("check_data", out, dry_run=args.dry_run, log=args.log) as job:
         report = Report(data.root.resolve().name)
         try:
             data.check()
@@ -84,11 +85,11 @@ def run(args) -> dict:
                 folders[name] = FaceFolder.scan(data.root / name)
             except UserError:
                 continue  # told by `check`
-        keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
+        store = None if args.dry_run else job.state / "pieces"
         measures = {}
         for name, folder in folders.items():
             measures[name] = measure(
-                folder, earlier=[data.root / ".split" / "pieces"], desc=name, **keep
+                folder, store=store, earlier=[data.root / ".split" / "pieces"], desc=name
             )
             _check_images(report, job, name, folder, measures[name])
         _check_people(report, folders)
@@ -114,25 +115,21 @@ def run(args) -> dict:
             verdict="the data directory is in order", notes=report.notes or None, card=card
         )
     if report.problems:
-        raise UserError(_told(args.data, report.problems, None if args.dry_run else card))
+        lines = [f"\n  - {text}" for text in report.problems]
+        lines += [f"\nthe card: {card}"] * (not args.dry_run)
+        many = f"{len(report.problems)} problem{'s'[: len(report.problems) > 1]}"
+        raise UserError(f"the data directory {args.data} has {many}:{''.join(lines)}")
     return told
 
 
-def _told(data: Path, problems: list[str], card: str | None) -> str:
-    listed_ones = "".join(f"\n  - {text}" for text in problems)
-    more = f"\nthe card: {card}" if card else ""
-    many = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
-    return f"the data directory {data} has {many}:{listed_ones}{more}"
-
-
 def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Measures) -> None:
-    """Numbers, samples, unreadable and odd images of one set."""
+    """Note numbers, samples, unreadable and odd images of one set."""
     bad = np.flatnonzero(~m.readable)
     for i in bad:
         job.leave_out(f"{name}/{listed(folder.name(i))}", f"unreadable: {m.problem[i]}")
     if len(bad):
-        some = "; ".join(f"{listed(folder.name(i))}: {m.problem[i]}" for i in bad[:MOST_LISTED])
-        more = f"; and {len(bad) - MOST_LISTED:,} more" if len(bad) > MOST_LISTED else ""
+        some = "; ".join(f"{listed(folder.name(i))}: {m.problem[i]}" for i in bad[:MAX_LISTED])
+        more = f"; and {len(bad) - MAX_LISTED:,} more" if len(bad) > MAX_LISTED else ""
         many = f"{len(bad):,} image{'s'[: len(bad) > 1]}"
         report.problem(f"{name}: {many} cannot be read: {some}{more}")
     good = m.readable
@@ -157,8 +154,9 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
     if other := _other_files(folder.root):
         report.notes.append(f"{name}: {other:,} files are no images and are passed over")
     about = folder.details()
-    known = [about.get(person, {}).get("synthetic") == "1" for person in folder.identities]
-    report.rendered[name] = all(known)
+    report.rendered[name] = all(
+        about.get(person, {}).get("synthetic") == "1" for person in folder.identities
+    )
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(folder.identities), min(6, len(folder.identities)), replace=False)
     report.samples[name] = [
@@ -180,7 +178,7 @@ def _other_files(root: Path) -> int:
 
 
 def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
-    """People in two sets, whatever the Unicode form of their names."""
+    """Find people in two sets, whatever the Unicode form of their names."""
     names = {
         name: {unicodedata.normalize("NFC", person): person for person in folder.identities}
         for name, folder in folders.items()
@@ -188,20 +186,15 @@ def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
     for name, people in names.items():
         if len(people) < len(folders[name].identities):
             report.problem(f"{name}: a name is there in two Unicode forms: run split.py anew")
-    for k, a in enumerate(SETS):
-        for b in SETS[k + 1 :]:
-            both = sorted(set(names.get(a, ())) & set(names.get(b, ())))
-            exact = [person for person in both if names[a][person] == names[b][person]]
-            told = (a, b) != ("val", "test") and len(exact) == len(both) and b in ("val", "test")
-            if both and not told:  # `DataDirectory.check` has told the others
-                some = ", ".join(map(listed, both[:5]))
-                more = f" and {len(both) - 5:,} more" if len(both) > 5 else ""
-                text = f"{some}{more} in both {a}/ and {b}/"
-                (report.notes.append if b == "train" else report.problem)(text)
+    for a, b in combinations(names, 2):
+        both = sorted(set(names[a]) & set(names[b]))
+        text = f"{', '.join(map(listed, both[:5]))}{', …' * (len(both) > 5)} in both {a}/ and {b}/"
+        if both and not any(text in problem for problem in report.problems):
+            (report.notes.append if b == "train" else report.problem)(text)
 
 
 def _check_list(report: Report, job: Job, path: Path, folder: FaceFolder | None) -> None:
-    """Numbers of a list; labels that contradict the folders; blind images that do not decode."""
+    """Note numbers of a list, labels that contradict the folders, unreadable blind images."""
     try:
         pairs = PairList.read(path)
     except UserError:
@@ -239,12 +232,7 @@ def _check_near_duplicates(report: Report, job: Job, folders: dict, measures: di
     m = Measures.joined([measures[name] for name in names])
     owner = np.repeat(np.arange(len(names)), [len(folders[name]) for name in names])
     first = np.cumsum([0, *(len(folders[name]) for name in names)])
-    numbers = np.flatnonzero(m.telling)
-    i, j = near_duplicates.candidates(m.hash[numbers])
-    i, j = numbers[i], numbers[j]
-    i, j = i[owner[i] != owner[j]], j[owner[i] != owner[j]]
-    near = m.likeness(i, j) >= near_duplicates.ALIKE
-    i, j = i[near], j[near]
+    i, j = m.near_duplicates(near_duplicates.RADIUS, near_duplicates.ALIKE, apart=owner)
     for a, b in sorted(set(zip(owner[i].tolist(), owner[j].tolist()))):
         these = (owner[i] == a) & (owner[j] == b)
         pairs = [
@@ -262,15 +250,12 @@ def _check_near_duplicates(report: Report, job: Job, folders: dict, measures: di
 
 
 def _about(args, job: Job) -> dict[str, str]:
-    """What people have said of the data, now or in an earlier run."""
+    """Return what was told for the card, now or in an earlier run."""
     path = job.state / "about.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        about = {}
-    except (OSError, ValueError) as error:
-        what = reason(error) if isinstance(error, OSError) else "damaged"
-        raise UserError(f"cannot read {path}: {what}; delete it") from None
+        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError):
+        raise UserError(f"cannot read {path}: delete it and tell the card again") from None
     told = {name: getattr(args, name) for name in FIELDS}
     about |= {name: text for name, text in told.items() if text is not None}
     if not args.dry_run:

@@ -16,17 +16,20 @@ filed under the wrong person.
 
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from labkit.cli import positive
 from labkit.data import FaceFolder
 from labkit.utils import UserError, write_csv
-from parts import near_duplicates, wrong_faces
-from parts.clean_list import LIST_FILE, Finding, listed, read_list, write_list
-from parts.job import Job, check_apart, main, parser, positive
+from parts import label_errors, near_duplicates
+from parts.clean_list import LIST_FILE, Finding, read_list, write_list
+from parts.job import Job, check_apart, main, parser
 from parts.measure import Measures, measure
 from parts.review_page import write_page
+from parts.tables import listed, spreadsheet_cell
 
 SAME_PEOPLE = "same_people.csv"
 
@@ -36,21 +39,15 @@ def arguments():
     add = flags.add_argument
     add("faces", type=Path, metavar="FACES", help="face folder: FACES/identity/image.jpg")
     add("--out", type=Path, required=True, metavar="DIR", help="where the page and the list go")
-    add("--weights", type=Path, metavar="FILE", help="trained weights, to find wrong faces")
+    add("--weights", type=Path, metavar="FILE", help="trained weights, to find label errors")
     add("--device", help="cpu, cuda, … for the embeddings; the best there is when left out")
     add("--min-size", type=positive, default=64, metavar="PX", help="shorter side (default 64)")
-    add(
-        "--min-sharpness", type=float, default=0.004, metavar="X",
-        help="images below are blurred (default 0.004: a blur of about 2 pixels at 128; 0: none)",
-    )  # fmt: skip
-    add(
-        "--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS",
-        help="bits of 64 in which hashes of near-duplicates may differ (default 6)",
-    )  # fmt: skip
-    add(
-        "--alike", type=float, default=near_duplicates.ALIKE, metavar="X",
-        help="least correlation of near-duplicates' details (default 0.85)",
-    )  # fmt: skip
+    add("--min-sharpness", type=float, default=0.004, metavar="X",
+        help="images below are blurred (default 0.004: 2 pixels at 128; 0: none)")  # fmt: skip
+    add("--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS",
+        help="bits of 64 in which hashes of near-duplicates may differ (default 6)")  # fmt: skip
+    add("--alike", type=float, default=near_duplicates.ALIKE, metavar="X",
+        help="least correlation of near-duplicates' details (default 0.85)")  # fmt: skip
     add("--shown", type=positive, default=1000, metavar="N", help="pictures per reason on the page")
     return flags
 
@@ -65,17 +62,13 @@ def run(args) -> dict:
         from labkit.embed import Embedder
 
         embedder = Embedder(args.weights, device=args.device)
-    settings = {
-        name: getattr(args, name) for name in ("min_size", "min_sharpness", "radius", "alike")
-    }
-    settings |= {"faces": str(args.faces), "weights": str(args.weights or "")}
-    with Job("clean", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
-        keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
-        measures = measure(folder, **keep)
+    with Job("clean", args.out, dry_run=args.dry_run, log=args.log) as job:
+        store = None if args.dry_run else job.state / "pieces"
+        measures = measure(folder, store=store)
         verdicts = None
         if embedder:
-            embeddings = wrong_faces.embed(folder, measures.readable, embedder, **keep)
-            verdicts = wrong_faces.judge(
+            embeddings = label_errors.embed(folder, measures.readable, embedder, store=store)
+            verdicts = label_errors.judge(
                 embeddings, folder.labels, folder.starts, measures.readable
             )
         found = Findings(folder, measures, verdicts)
@@ -83,13 +76,18 @@ def run(args) -> dict:
         found.misfiled("wrong face")
         found.near_duplicates(args.radius, args.alike)
         found.misfiled("odd face")
-        answers = Corrections(args.out / LIST_FILE, job.state)
-        rows, corrected = answers.applied(found.rows())
+        answers = corrections(args.out / LIST_FILE, job.state)
+        rows = found.rows()
+        corrected = sum(listed(row.file) in answers for row in rows)
+        rows = [replace(row, keep=answers.get(listed(row.file), row).keep) for row in rows]
         if not args.dry_run:
-            answers.write(rows)
+            write_lists(args.out / LIST_FILE, job.state, rows, answers)
             write_csv(
                 args.out / SAME_PEOPLE,
-                [("identity", "same_as", "why"), *(tuple(map(listed, s)) for s in found.same)],
+                [
+                    ("identity", "same_as", "why"),
+                    *([spreadsheet_cell(listed(cell)) for cell in row] for row in found.same),
+                ],
             )
             write_page(
                 args.out / "review.html", folder, measures, rows, found.groups, found.same,
@@ -104,7 +102,8 @@ def run(args) -> dict:
         return job.summary(
             corrections_kept=corrected or None,
             identities_that_may_be_one_person=len(found.same) or None,
-            nearest_to_their_own_identity=found.nearest_own(),
+            nearest_to_their_own_identity=verdicts
+            and f"{verdicts.nearest_own:.0%} of the images, by these weights",
             list=str(args.out / LIST_FILE),
             page=str(args.out / "review.html"),
             next=f"look at the page, then split.py {args.faces} --clean {args.out} --out DATA",
@@ -112,7 +111,7 @@ def run(args) -> dict:
 
 
 class Findings:
-    """What was found in a folder: at most one finding per image, the gravest reason first.
+    """The findings in a folder: at most one per image, the gravest reason first.
 
     groups: near-duplicates, as lists of image numbers, the best of each first.
     same: (identity, identity, why) of identities that may be one person.
@@ -125,20 +124,14 @@ class Findings:
         self.same: list[tuple[str, str, str]] = []
 
     def rows(self) -> list[Finding]:
-        """The findings in the order of the folder."""
+        """Return the findings in the order of the folder."""
         return [self.found[i] for i in sorted(self.found)]
 
     def add(self, i: int, keep: bool, reason: str, detail: str) -> None:
         self.found.setdefault(int(i), Finding(self.folder.name(int(i)), keep, reason, detail))
 
-    def nearest_own(self) -> str | None:
-        """How well the weights know these faces, for the summary."""
-        if self.verdicts is None:
-            return None
-        return f"{self.verdicts.nearest_own:.0%} of the images, by these weights"
-
     def quality(self, min_size: int, min_sharpness: float) -> None:
-        """Unreadable, too small, flat and blurred images."""
+        """Find unreadable, too small, flat and blurred images."""
         m = self.measures
         for i in np.flatnonzero(~m.readable):
             self.add(i, False, "unreadable", m.problem[i])
@@ -150,17 +143,12 @@ class Findings:
             self.add(i, False, "blurred", f"sharpness {m.sharpness[i]:.4f}")
 
     def near_duplicates(self, radius: int, alike: float) -> None:
-        """The best image of a group stays, unless the group is in several identities: then one
-        of them is wrong, and only embeddings can tell which."""
-        numbers = np.flatnonzero(self.measures.telling)
-        i, j = near_duplicates.candidates(self.measures.hash[numbers], radius)
-        i, j = numbers[i], numbers[j]
-        near = self.measures.likeness(i, j) >= alike
-        group = near_duplicates.groups(len(self.folder), i[near], j[near])
-        sizes = np.bincount(group)
-        members = np.flatnonzero(sizes[group] > 1)
+        """Find groups of copies; the best of each stays, unless it is in several identities: then
+        one of them is wrong, and only embeddings can tell which."""
+        i, j = self.measures.near_duplicates(radius, alike)
+        group = near_duplicates.groups(len(self.folder), i, j)
         by_group: dict[int, list[int]] = defaultdict(list)
-        for member in members:
+        for member in np.flatnonzero(np.bincount(group)[group] > 1):
             by_group[int(group[member])].append(int(member))
         shared: Counter = Counter()
         for images in by_group.values():
@@ -186,7 +174,7 @@ class Findings:
             self.groups.append(best_first)
             self.add(best, True, "near-duplicate", "the best of its copies")
             for i in best_first[1:]:
-                self.add(i, False, "near-duplicate", f"a copy of {self._name(best)}")
+                self.add(i, False, "near-duplicate", f"a copy of {listed(self.folder.name(best))}")
             return
         owner = self._owner(images)
         if owner is not None:
@@ -199,13 +187,13 @@ class Findings:
             self.add(i, keep, "in two identities", f"in {among}{why}")
 
     def _worth(self, i: int) -> tuple:
-        """The better of two copies: larger, sharper, more bytes; then by name."""
+        """Return what ranks copies: larger, sharper, more bytes; then by name."""
         m = self.measures
         area = int(m.width[i]) * int(m.height[i])
         return area, float(m.sharpness[i]), int(m.bytes[i]), -i
 
     def _owner(self, images: list[int]) -> int | None:
-        """The identity that the copies belong to, when embeddings tell clearly."""
+        """Return the identity that the copies belong to, when embeddings tell clearly."""
         if self.verdicts is None:
             return None
         best: dict[int, float] = {}
@@ -220,58 +208,44 @@ class Findings:
         return ranked[0]
 
     def misfiled(self, reason: str) -> None:
-        """Faces that embeddings find far from their own person: "wrong face" or "odd face"."""
+        """Find faces that embeddings put far from their own person: "wrong face" or "odd face"."""
         if self.verdicts is None:
             return
         wrong = reason == "wrong face"
         for i in np.flatnonzero(self.verdicts.wrong if wrong else self.verdicts.odd):
-            detail = wrong_faces.describe(self.verdicts, i, self.folder.identities)
+            detail = label_errors.describe(self.verdicts, i, self.folder.identities)
             self.add(i, not wrong, reason, listed(detail))
         for a, b, cosine in self.verdicts.same if wrong else ():
             names = self.folder.identities[a], self.folder.identities[b]
             self.same.append((*names, f"cosine {cosine:.2f}"))
 
-    def _name(self, i: int) -> str:
-        return listed(self.folder.name(i))
-
     def _identity(self, label: int) -> str:
         return listed(self.folder.identities[label])
 
 
-class Corrections:
-    """What a person has changed in the list, told from what the last run wrote there.
+def corrections(list_file: Path, state: Path) -> dict[str, Finding]:
+    """Return what a person has changed in the list, by file.
 
-    The answers are written before the list is, and the copy that they are told from is away while
-    it is: a kill at any moment loses none and invents none.
+    Told from the copy of what the last run wrote; earlier corrections are remembered.
     """
+    remembered, written = state / "answers.csv", state / "written.csv"
+    answers = read_list(remembered) if remembered.exists() else {}
+    if written.exists() and list_file.exists():
+        before = read_list(written)
+        for name, finding in read_list(list_file).items():
+            if name not in before or before[name].keep != finding.keep:
+                answers[name] = finding
+    return answers
 
-    def __init__(self, list_file: Path, state: Path):
-        self.list_file, self.state = list_file, state
-        self.written, self.remembered = state / "written.csv", state / "answers.csv"
-        self.answers: dict[str, Finding] = {}
-        if self.remembered.exists():
-            self.answers = read_list(self.remembered)
-        if self.written.exists() and list_file.exists():
-            before = read_list(self.written)
-            for name, finding in read_list(list_file).items():
-                if name not in before or before[name].keep != finding.keep:
-                    self.answers[name] = finding
 
-    def applied(self, rows: list[Finding]) -> tuple[list[Finding], int]:
-        """The findings with a person's answers, and how many of them have one."""
-        answered = [listed(row.file) in self.answers for row in rows]
-        rows = [
-            row.kept(self.answers[listed(row.file)].keep) if known else row
-            for row, known in zip(rows, answered)
-        ]
-        return rows, sum(answered)
-
-    def write(self, rows: list[Finding]) -> None:
-        """Write the list."""
-        write_list(self.remembered, list(self.answers.values()))
-        self.written.unlink(missing_ok=True)
-        write_list(self.list_file, rows)
-        write_list(self.written, rows)
+def write_lists(
+    list_file: Path, state: Path, rows: list[Finding], answers: dict[str, Finding]
+) -> None:
+    """Write the list so that a kill at any moment loses no correction and invents none."""
+    write_list(state / "answers.csv", list(answers.values()))
+    (state / "written.csv").unlink(missing_ok=True)
+    write_list(list_file, rows)
+    write_list(state / "written.csv", rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Collect the images that students handed in: zip files to one folder of accepted images.
+"""Collect the images that students submitted: zip files to one folder of accepted images.
 
-    python data_scripts/collect_handins.py handins/ --out collected
+    python data_scripts/collect_handins.py submissions/ --out collected
 
-Each hand-in is STUDENT.zip with cropped images in folders named after the person they show
+Each submission is STUDENT.zip with cropped images in folders named after the person they show
 (anywhere in it, also in zip files inside) and a spreadsheet (.xlsx or .csv) with the columns File
 and Accept (Y or N). Accepted images are decoded, written anew as JPEG without what cameras note in
 them, and go to
@@ -14,281 +14,211 @@ them, and go to
 so that the images do not carry the students' names. Where several students bring the same
 identity, their images are put together and `also_from` names the others. Archives are read within
 bounds and never unpacked: what is unsafe, broken, encrypted or too large is refused by name, and
-the rest goes on. Run the same command again to go on, or to take in late hand-ins.
+the rest goes on. Run the same command again to go on, or to take in late submissions.
 """
 
 import argparse
-import io
+import json
 import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 from joblib import cpu_count
 
+from labkit.cli import positive
 from labkit.crop import read_photo
-from labkit.utils import UserError, reason, sha256, write_csv
+from labkit.data.images import jpeg_bytes
+from labkit.utils import UserError, reason, sha256, write_bytes, write_csv, write_json
 from parts import accept_list
 from parts.accept_list import AcceptList, Matcher, NoList
-from parts.job import Job, check_apart, main, parser, place, positive
-from parts.names import Taken, plain, repaired
-from parts.pool import Died, share
+from parts.job import Job, check_apart, main, parser
+from parts.names import claim, plain, repaired
+from parts.pool import Workers
 from parts.sources import RAW_EXTENSIONS
-from parts.zips import Entry, Limits, Refused, Zips, files_of
+from parts.tables import listed
+from parts.zips import Entry, Limits, Refused, Zips
 
+DONE_FILE = "submissions.json"
+"""In the job's hidden folder: archive → what was taken from it, and what tells a change of it."""
 CHANGED = "changed since it was collected: collect into a new folder to take it in"
+LISTS = accept_list.ENDINGS + accept_list.OLD_ENDINGS
 
 
-def work(data: bytes, name: str, target: Path, partial: Path, quality: int) -> str:
-    """Decode an image and write it anew; why not, or nothing. Runs in a process of its own."""
+def work(data: bytes, name: str, target: Path, quality: int) -> str:
+    """Decode an image and write it anew, in a process of its own; return why not, or ""."""
     try:
         photo = read_photo(data, name=name)
-    except UserError as error:
-        return f"not a readable image: {str(error).removeprefix(name).strip()}"
-    except MemoryError:
-        return "not a readable image: too large for the memory"
-    except Exception as error:  # a decoder that stumbles over a file made to make it stumble
-        return f"not a readable image: {type(error).__name__}"
-    buffer = io.BytesIO()
-    photo.save(buffer, "JPEG", quality=quality)
-    place(partial, target, buffer.getvalue())
+    except Exception as error:  # also of a decoder that a file was made to make stumble
+        known = isinstance(error, UserError)
+        why = str(error).removeprefix(name).strip() if known else type(error).__name__
+        return f"not a readable image: {why}"
+    write_bytes(target, jpeg_bytes(photo, quality))
     return ""
 
 
-@dataclass
-class HandIn:
-    """One student's archive on its way.
+def collect(path: Path, tag: str, limits: Limits, quality: int, job: Job, workers: Workers) -> dict:
+    """Take in one submission; return its number of rows and its images of each identity.
 
-    Attributes:
-        student: its name without the ending, NFC.
-        tag: stands for the student in the names of images.
-        left_out: (file, why).
-        taken: identity → images written.
-        in_work: images that are being decoded.
-        read: whether all of its images have been handed out.
-        refused: why nothing was taken from it; it is looked at again by the next run.
+    Raises `Refused` when nothing can be taken from it.
     """
-
-    path: Path
-    student: str
-    tag: str
-    signature: dict
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    taken: Counter = field(default_factory=Counter)
-    counts: Counter = field(default_factory=Counter)
-    in_work: int = 0
-    read: bool = False
-    refused: str = ""
-
-
-class Collector:
-    """All hand-ins of a folder, one after the other; their images are decoded side by side."""
-
-    def __init__(self, job: Job, limits: Limits, quality: int):
-        self.job, self.limits, self.quality = job, limits, quality
-        self.for_this_run: list[tuple[str, str]] = []
-        self.bar = None
-
-    def run(self, paths: list[Path], workers: int) -> None:
-        self.bar = self.job.progress(len(paths), unit="hand-ins")
-        tasks = self.tasks(paths)
-        if self.job.dry_run:
-            for label, _ in tasks:
-                self.ready(*label, "")
+    taken: Counter = Counter()
+    with Zips(path, limits) as archive:
+        for name, why in archive.refused:
+            job.leave_out(name, why)
+        rows = read_lists(archive, job).rows
+        for entry in archive.entries:
+            if not entry.ends_with(*RAW_EXTENSIONS, *LISTS):
+                job.leave_out(entry.name, "not an image")
+        chosen = accepted_images(archive, rows, tag, job)
+        if job.dry_run:
+            taken.update(target.parent.name for _, target in chosen)
         else:
-            with closing(share(work, tasks, workers)) as results:
-                for label, problem in results:
-                    self.ready(*label, problem)
-        for file, why in self.for_this_run:
-            self.job.leave_out(file, why)
+            tasks = read_images(archive, chosen, job, quality)
+            for (name, identity), problem in workers.map(work, tasks):
+                if problem:
+                    job.leave_out(name, problem)
+                else:
+                    taken[identity] += 1
+    return {"rows": len(rows), "identities": dict(sorted(taken.items()))}
 
-    def tasks(self, paths: list[Path]) -> Iterator[tuple]:
-        """((hand-in, identity, name), arguments of `work`) for each accepted image."""
-        students = Taken()
-        for path in paths:
-            handin = self._begin(path, students)
-            if handin is None:
-                self.bar.update()
-                continue
-            try:
-                temporary = None if self.job.dry_run else self.job.partial
-                with Zips(path, self.limits, temporary=temporary) as archive:
-                    for identity, arguments in self.images(archive, handin):
-                        handin.in_work += 1
-                        yield (handin, identity, arguments[1]), arguments
-            except Refused as error:
-                handin.refused = str(error)
-            handin.read = True
-            self.finish(handin)
 
-    def _begin(self, path: Path, students: Taken) -> HandIn | None:
-        """The hand-in, if it is for this run to read."""
-        why = ""
+def read_lists(archive: Zips, job: Job) -> AcceptList:
+    """Return what the spreadsheets say; `Refused` when there is none to go by."""
+    found, usable, problems = AcceptList(), 0, []
+    for number, entry in enumerate(entry for entry in archive.entries if entry.ends_with(*LISTS)):
+        try:
+            if entry.ends_with(*accept_list.OLD_ENDINGS):
+                raise NoList("a kind of spreadsheet that is not read; save it as .xlsx or .csv")
+            if number >= accept_list.MAX_LISTS:
+                raise NoList(f"more than {accept_list.MAX_LISTS} spreadsheets")
+            found.add(archive.read(entry), entry.name)
+            usable += 1
+        except (NoList, Refused) as error:
+            problems.append((entry.name, str(error)))
+    if not usable:
+        why = "; ".join(f"{name}: {problem}" for name, problem in problems[:3])
+        raise Refused(f"no spreadsheet with the columns File and Accept{why and f': {why}'}")
+    for name, why in problems + found.problems:
+        job.leave_out(name, why)
+    return found
+
+
+def accepted_images(
+    archive: Zips, rows: dict[str, bool], tag: str, job: Job
+) -> list[tuple[Entry, Path]]:
+    """Return the images that the spreadsheets accept, and where each goes."""
+    images = [entry for entry in archive.entries if entry.ends_with(*RAW_EXTENSIONS)]
+    accepted: dict[int, bool] = {}
+    matcher = Matcher(entry.parts for entry in images)
+    for file, yes in rows.items():
+        row = f"{archive.path.name}: {file}"
+        try:
+            number = matcher.find(file)
+        except ValueError as error:
+            job.leave_out(row, f"unclear row: {error}")
+            continue
+        if number is not None:
+            accepted[number] = yes and accepted.get(number, True)
+        elif yes:
+            job.leave_out(row, "accepted, but not in the archive")
+    chosen, names = [], set()
+    for number, entry in enumerate(images):
+        try:
+            if number not in accepted:
+                raise Refused("not in the spreadsheet")
+            if not accepted[number]:
+                raise Refused("not accepted in the spreadsheet")
+            chosen.append((entry, job.out / f"{output_name(entry, names)}-{tag}.jpg"))
+        except Refused as error:
+            job.leave_out(entry.name, str(error))
+    return chosen
+
+
+def output_name(entry: Entry, taken: set[str]) -> str:
+    """Return IDENTITY/NAME of an image; `Refused` when it has none."""
+    if len(entry.parts) - entry.root < 2 or entry.parts[-2].casefold() == "face_dataset":
+        raise Refused("not in a folder of an identity")
+    try:
+        identity = plain(entry.parts[-2])
+        stem, _, kind = plain(entry.parts[-1]).rpartition(".")
+    except ValueError as error:
+        raise Refused(f"unsafe name: {error}") from None
+    name = claim(taken, f"{identity}/{stem}", f"{identity}/{stem}_{kind.lower()}")
+    if name is None:
+        raise Refused("another image has the same name")
+    return name
+
+
+def read_images(archive: Zips, chosen: list[tuple[Entry, Path]], job: Job, quality: int):
+    """Yield the tasks of `work` for the images of a submission."""
+    for entry, target in chosen:
+        try:
+            data = archive.read(entry)
+        except Refused as error:
+            job.leave_out(entry.name, str(error))
+        else:
+            yield (entry.name, target.parent.name), (data, entry.name, target, quality)
+
+
+def _changed(path: Path, before: dict) -> bool:
+    found = path.stat()
+    if found.st_size != before["bytes"]:
+        return True
+    return found.st_mtime_ns != before["changed"] and sha256(path) != before["sha256"]
+
+
+def collect_all(
+    paths: list[Path],
+    done: dict[str, dict],
+    limits: Limits,
+    quality: int,
+    job: Job,
+    workers: Workers,
+) -> Iterator[dict]:
+    """Take in the submissions that are not in `done`, add them to it, and yield each."""
+    students: set[str] = set()
+    for path in job.progress(paths, unit="submissions"):
         try:
             student = plain(repaired(path.name).rpartition(".")[0])
-            if not students.claim(student):
-                why = "another hand-in has the same name"
-            elif not self.job.is_done(path.name):
-                tag = blake2b(student.encode(), digest_size=4).hexdigest()
-                return HandIn(path, student, tag, _signature(path))
-            elif not _same(path, self.job.notes[path.name]["signature"]):
-                why = CHANGED
-        except ValueError as error:
-            why = f"unsafe name: {error}"
-        except OSError as error:
-            why = f"cannot be read: {reason(error)}"
-        if why:
-            self.for_this_run.append((path.name, why))
-        return None
-
-    def images(self, archive: Zips, handin: HandIn) -> Iterator[tuple]:
-        """(identity, arguments of `work`) for each image of a hand-in that its list accepts."""
-        handin.left_out += archive.refused
-        images = list(files_of(archive, RAW_EXTENSIONS))
-        listed = self.read_lists(archive, handin)
-        other = RAW_EXTENSIONS + accept_list.ENDINGS + accept_list.OLD_ENDINGS
-        for entry in archive.entries:
-            if not entry.parts[-1].lower().endswith(other):
-                handin.left_out.append((entry.name, "not an image"))
-        accepted = self.match(images, listed, handin)
-        taken = Taken()
-        for number, entry in enumerate(images):
-            if accepted[number] is None:
-                handin.left_out.append((entry.name, "not in the spreadsheet"))
-            elif not accepted[number]:
-                handin.left_out.append((entry.name, "not accepted in the spreadsheet"))
-            else:
-                try:
-                    identity, target = self._target(entry, handin, taken)
-                    data = b"" if self.job.dry_run else archive.read(entry)
-                except Refused as error:
-                    handin.left_out.append((entry.name, str(error)))
-                    continue
-                yield identity, (data, entry.name, target, self.job.partial, self.quality)
-
-    def read_lists(self, archive: Zips, handin: HandIn) -> AcceptList:
-        """What the spreadsheets say; `Refused` when there is none to go by."""
-        listed, found, usable, problems = AcceptList(), 0, 0, []
-        for entry in files_of(archive, accept_list.ENDINGS + accept_list.OLD_ENDINGS):
-            try:
-                if entry.parts[-1].lower().endswith(accept_list.OLD_ENDINGS):
-                    raise NoList("a kind of spreadsheet that is not read; save it as .xlsx or .csv")
-                if found == accept_list.MOST_LISTS:
-                    raise NoList(f"more than {found} spreadsheets")
-                found += 1
-                listed.add(archive.read(entry), entry.name)
-                usable += 1
-            except (NoList, Refused) as error:
-                problems.append((entry.name, str(error)))
-        handin.left_out += problems
-        if not usable:
-            why = "; ".join(f"{name}: {problem}" for name, problem in problems[:3])
-            raise Refused(f"no spreadsheet with the columns File and Accept{why and f': {why}'}")
-        handin.left_out += listed.problems
-        return listed
-
-    def match(self, images: list[Entry], listed: AcceptList, handin: HandIn) -> list[bool | None]:
-        """Whether each image is accepted; None when no row names it."""
-        accepted: list[bool | None] = [None] * len(images)
-        matcher = Matcher(entry.parts for entry in images)
-        for file, yes in listed.rows.items():
-            handin.counts["rows of spreadsheets"] += 1
-            try:
-                number = matcher.find(file)
-            except ValueError as error:
-                handin.left_out.append((f"{handin.path.name}: {file}", f"unclear row: {error}"))
+            if not claim(students, student):
+                raise Refused("another submission has the same name")
+            if path.name in done:
+                if _changed(path, done[path.name]):
+                    raise Refused(CHANGED)
                 continue
-            if number is None:
-                if yes:
-                    row = f"{handin.path.name}: {file}"
-                    handin.left_out.append((row, "accepted, but not in the archive"))
-            else:
-                accepted[number] = yes if accepted[number] is None else accepted[number] and yes
-        return accepted
-
-    def _target(self, entry: Entry, handin: HandIn, taken: Taken) -> tuple[str, Path]:
-        if len(entry.parts) - entry.root < 2 or entry.parts[-2].casefold() == "face_dataset":
-            raise Refused("not in a folder of an identity")
-        try:
-            identity = plain(entry.parts[-2])
-            stem, _, kind = plain(entry.parts[-1]).rpartition(".")
+            tag = blake2b(student.encode(), digest_size=4).hexdigest()
+            entry = {"student": student, "tag": tag, "sha256": sha256(path)}
+            entry |= {"bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
+            entry |= collect(path, tag, limits, quality, job, workers)
+        except Refused as error:
+            job.leave_out(path.name, str(error))
         except ValueError as error:
-            raise Refused(f"unsafe name: {error}") from None
-        names = (f"{identity}/{stem}", f"{identity}/{stem}_{kind.lower()}")
-        name = taken.claim(*names)
-        if name is None:
-            raise Refused("another image has the same name")
-        return identity, self.job.out / f"{name}-{handin.tag}.jpg"
-
-    def ready(self, handin: HandIn, identity: str, name: str, problem: str | Died) -> None:
-        """Take note of one decoded image."""
-        if isinstance(problem, Died):
-            problem = "the decoder's process died on it"
-        if problem:
-            handin.left_out.append((name, problem))
+            job.leave_out(path.name, f"unsafe name: {error}")
         else:
-            handin.taken[identity] += 1
-        handin.in_work -= 1
-        self.finish(handin)
-
-    def finish(self, handin: HandIn) -> None:
-        """Remember the hand-in once its last image is written."""
-        if handin.in_work or not handin.read:
-            return
-        self.bar.update()
-        if handin.refused:
-            self.for_this_run += handin.left_out
-            self.for_this_run.append((handin.path.name, handin.refused))
-            return
-        job = self.job
-        job.count("hand-ins collected")
-        for key, n in handin.counts.items():
-            job.count(key, n)
-        job.count("images to take" if job.dry_run else "images taken", handin.taken.total())
-        for file, why in handin.left_out:
-            job.leave_out(file, why)
-        note = {
-            "signature": handin.signature,
-            "student": handin.student,
-            "tag": handin.tag,
-            "identities": dict(sorted(handin.taken.items())),
-        }
-        job.done(handin.path.name, note)
+            done[path.name] = entry
+            yield entry
 
 
-def _signature(path: Path) -> dict:
-    found = path.stat()
-    return {"bytes": found.st_size, "changed": found.st_mtime_ns, "sha256": sha256(path)}
-
-
-def _same(path: Path, signature: dict) -> bool:
-    found = path.stat()
-    if found.st_size != signature["bytes"]:
-        return False
-    return found.st_mtime_ns == signature["changed"] or sha256(path) == signature["sha256"]
-
-
-def students_table(notes: dict[str, dict]) -> list[tuple]:
-    """Rows of students.csv, its header first, from the notes of the finished hand-ins."""
+def students_table(done: dict[str, dict]) -> list[tuple]:
+    """Return the rows of students.csv, its header first."""
     owners: dict[str, list[str]] = {}
-    for note in notes.values():
-        for identity in note["identities"]:
-            owners.setdefault(identity, []).append(note["student"])
+    for entry in done.values():
+        for identity in entry["identities"]:
+            owners.setdefault(identity, []).append(entry["student"])
     rows: list[tuple] = [("student", "tag", "identity", "images", "archive", "also_from")]
-    for archive, note in sorted(notes.items()):
-        for identity, images in note["identities"].items():
-            others = sorted(set(owners[identity]) - {note["student"]})
-            row = (note["student"], note["tag"], identity, images, repaired(archive))
+    for archive, entry in sorted(done.items()):
+        for identity, images in entry["identities"].items():
+            others = sorted(set(owners[identity]) - {entry["student"]})
+            row = (entry["student"], entry["tag"], identity, images, repaired(archive))
             rows.append((*row, ";".join(others)))
     return rows
 
 
 def alike(identities: list[str]) -> list[list[str]]:
-    """Identities whose names differ in case, spaces, `_`, `-` or width alone: likely one person."""
+    """Return identities whose names differ in case, spaces, `_`, `-` or width alone."""
     groups: dict[str, list[str]] = {}
     for name in identities:
         key = unicodedata.normalize("NFKC", name).casefold()
@@ -296,20 +226,20 @@ def alike(identities: list[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def hand_ins(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The zip files of the folder in order of their names, and what else lies there."""
+def submissions(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the zip files of the folder in order of their names, and what else lies there."""
     try:
         found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {reason(error)}") from None
     zips = [path for path in found if path.suffix.lower() == ".zip" and path.is_file()]
     if not zips:
-        raise UserError(f"{folder} holds no zip files: give the folder with the hand-ins")
+        raise UserError(f"{folder} holds no zip files: give the folder with the submissions")
     return zips, [path for path in found if path not in set(zips)]
 
 
 def run(args) -> dict:
-    paths, others = hand_ins(args.handins)
+    paths, others = submissions(args.handins)
     check_apart(args.handins, args.out)
     limits = Limits(
         members=args.max_members,
@@ -317,14 +247,29 @@ def run(args) -> dict:
         total_bytes=args.max_mb * 1_000_000,
         ratio=args.max_ratio,
     )
-    settings = {"handins": str(args.handins), "quality": args.quality, "limits": vars(limits)}
-    with Job("collect_handins", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
-        collector = Collector(job, limits, args.quality)
-        collector.for_this_run += [(path.name, "not a zip file") for path in others]
-        collector.run(paths, args.workers)
-        table = students_table(job.notes)
+    settings = {"handins": str(args.handins), "quality": args.quality}
+    done_file = args.out / ".collect_handins" / DONE_FILE
+    done = json.loads(done_file.read_text(encoding="utf-8")) if done_file.exists() else {}
+    finished = tuple(f"{listed(name)}{mark}" for name in done for mark in ("/", ": "))
+    more = {"keep": lambda file: file.startswith(finished), "log": args.log}
+    with (
+        Job("collect_handins", args.out, settings, dry_run=args.dry_run, **more) as job,
+        Workers(args.workers) as workers,
+    ):
+        job.earlier = len(done)
+        for entry in collect_all(paths, done, limits, args.quality, job, workers):
+            if job.dry_run:
+                job.count("images to take", sum(entry["identities"].values()))
+            else:
+                write_json(done_file, done)
+        for path in others:
+            job.leave_out(path.name, "not a zip file")
+        table = students_table(done)
         if not args.dry_run:
             write_csv(job.out / "students.csv", table)
+            job.count("submissions collected", len(done))
+            job.count("rows of spreadsheets", sum(entry["rows"] for entry in done.values()))
+            job.count("images taken", sum(row[3] for row in table[1:]))
         identities = sorted({row[2] for row in table[1:]})
         return job.summary(
             identities=len(identities),
@@ -342,7 +287,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--workers", type=positive, default=cpu_count(), metavar="N", help="processes (all cores)")
     bound = Limits()
     megabytes = {"type": positive, "metavar": "MB"}
-    add("--max-mb", default=bound.total_bytes // 1_000_000, help="of a hand-in (4000)", **megabytes)
+    add(
+        "--max-mb",
+        default=bound.total_bytes // 1_000_000,
+        help="of a submission (4000)",
+        **megabytes,
+    )
     add("--max-image-mb", default=bound.member_bytes // 1_000_000, help="(100)", **megabytes)
     add("--max-members", type=positive, default=bound.members, metavar="N", help="(100000)")
     add("--max-ratio", type=positive, default=bound.ratio, metavar="R", help="size/packed (200)")

@@ -1,4 +1,4 @@
-"""Crop a raw set: find the face in each photo and cut it as the training sets are cut.
+"""Crop a raw set: find the face in each photo and crop it as the training sets are cropped.
 
     python data_scripts/crop_raw.py vggface2_train.tar.gz --out cropped
     python data_scripts/crop_raw.py raw_photos/ --out cropped --shard 3/8
@@ -13,66 +13,40 @@ archive from its beginning.
 """
 
 import argparse
-import io
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from zlib import crc32
 
 from joblib import cpu_count
 from PIL import Image
 
-from labkit.crop import DETECTION_SIDES, crop_face, read_photo, square_around
-from labkit.data.images import DAMAGED, FORMATS
-from labkit.utils import UserError, reason
+from labkit.cli import positive
+from labkit.crop import crop_face, read_photo
+from labkit.data.images import jpeg_bytes
+from labkit.utils import UserError, reason, write_bytes
 from parts.detectors import DETECTORS, detector
-from parts.job import Job, check_apart, main, parser, place, positive
-from parts.names import Taken, plain
-from parts.pool import Died, share
+from parts.job import Job, check_apart, main, parser
+from parts.names import claim, plain
+from parts.pool import Workers
 from parts.sources import MAX_BYTES, Archive, Raw, open_source
 
 NO_FACE, SEVERAL, UNREADABLE = "no face", "several faces", "not a readable image"
 
 
-def cut_face(content: str | bytes, name: str, find, size: int) -> Image.Image | str:
-    """The face of a photo cut to `size` pixels, or why there is none to cut.
+def crop_photo(content: str | bytes, name: str, find, size: int) -> Image.Image | str:
+    """Crop the face of a photo to `size` pixels, or say why there is none to crop.
 
-    Large JPEGs are first decoded at a reduced scale, with the longer side not below the one at
-    which the built-in detector looks; the full picture is decoded when nothing is found in that
-    one, or when the cut would have to be enlarged.
-
-    Args:
-        content: path or bytes of the photo.
-        name: what to call it.
-        find: a `detectors.Detector`.
+    content: path or bytes of the photo. name: what to call it. find: a `detectors.Detector`.
     """
     try:
-        if isinstance(content, str):
-            data = _read(content)
-        else:
-            data = content
-        photo, shrunk = _draft(data), True
-        if photo is None:
-            photo, shrunk = read_photo(data, name=name), False
+        photo = read_photo(_read(content) if isinstance(content, str) else content, name=name)
         faces = find(photo)
-        if not faces and shrunk:
-            photo, shrunk = read_photo(data, name=name), False
-            faces = find(photo)
-        if len(faces) != 1:
-            return f"{SEVERAL}: {len(faces)}" if faces else NO_FACE
-        box = faces[0].box
-        if shrunk and 2 * square_around(box)[2] < size:
-            full = read_photo(data, name=name)
-            across, down = full.width / photo.width, full.height / photo.height
-            box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-            photo = full
-        return crop_face(photo, box, size)
+        if len(faces) == 1:
+            return crop_face(photo, faces[0].box, size)
+        return f"{SEVERAL}: {len(faces)}" if faces else NO_FACE
     except UserError as error:
         return f"{UNREADABLE}: {str(error).removeprefix(name).strip()}"
-    except MemoryError:
-        return f"{UNREADABLE}: too large for the memory"
     except Exception as error:  # of a detector, whose kinds of error are its own
         return f"the detector failed: {type(error).__name__}: {error}"
 
@@ -88,120 +62,80 @@ def _read(path: str) -> bytes:
     return data
 
 
-def _draft(data: bytes) -> Image.Image | None:
-    """A large JPEG decoded at a half, a quarter or an eighth; None for any other photo."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            full, side = image.size, DETECTION_SIDES[1]
-            scale = side / max(full)
-            wanted = tuple(round(length * scale) for length in full)
-            if scale > 0.5 or image.draft("RGB", wanted) is None or image.size == full:
-                return None
-            return read_photo(image)
-    except (*DAMAGED, Image.DecompressionBombError):
-        return None  # read_photo says what is wrong with it
-
-
-def work(
-    content: str | bytes,
-    name: str,
-    detector_name: str,
-    size: int,
-    target: Path,
-    partial: Path,
-    quality: int,
-) -> str:
-    """Cut one photo and write it to `target`; why not, or nothing. Runs in a process of its own."""
-    face = cut_face(content, name, detector(detector_name), size)
+def work(raw: Raw, detector_name: str, size: int, quality: int) -> str:
+    """Crop one photo and write it to its target, in a process of its own; return why not, or ""."""
+    face = crop_photo(raw.content, raw.name, detector(detector_name), size)
     if isinstance(face, str):
         return face
-    buffer = io.BytesIO()
-    face.save(buffer, "JPEG", quality=quality)
-    place(partial, target, buffer.getvalue())
+    write_bytes(raw.target, jpeg_bytes(face, quality))
     return ""
 
 
-class Chosen:
-    """The images that this run has to look at, and where each goes."""
+def crop(args, job: Job, sources: list) -> int:
+    """Crop the photos that are not done yet and return how many those were."""
+    taken: set[str] = set()
+    shard, shards = args.shard
 
-    def __init__(self, job: Job, shard: tuple[int, int]):
-        self.job, self.shard = job, shard
-        self.taken = Taken()
-        self.passed = 0
-        self.target = ""
+    def is_mine(name: str) -> bool:
+        return crc32(name.encode("utf-8", "replace")) % shards == shard - 1
 
-    def __call__(self, source: int, raw: Raw) -> bool:
-        self.passed += 1
-        item = f"{source}:{raw.key}"
-        if raw.problem:
-            if crc32(item.encode("utf-8", "replace")) % self.shard[1] == self.shard[0] - 1:
-                self._leave_out(item, raw, raw.problem)
-            return False
+    def wanted(raw: Raw) -> bool:
+        """Give the image its target; note what is done or cannot be."""
+        nonlocal seen
+        seen += 1
+        bar.update()
+        problem = raw.problem
         try:
-            parts = [plain(part) for part in raw.parts]
+            *folders, file = [plain(part) for part in raw.parts] or [raw.name]
         except ValueError as error:
-            self._leave_out(item, raw, f"unsafe name: {error}")
+            problem = f"unsafe name: {error}"
+        if not is_mine(raw.name if problem else folders[0]):
             return False
-        if crc32(parts[0].encode()) % self.shard[1] != self.shard[0] - 1:
-            return False
-        stem, _, kind = parts[-1].rpartition(".")
-        folder = "/".join(parts[:-1])
-        target = self.taken.claim(f"{folder}/{stem}.jpg", f"{folder}/{stem}_{kind.lower()}.jpg")
-        if target is None:
-            self._leave_out(item, raw, "another image has the same name")
-            return False
-        self.target = target
-        return not self.job.is_done(item)
-
-    def _leave_out(self, item: str, raw: Raw, why: str) -> None:
-        if not self.job.is_done(item):
-            self.job.count("images seen")
-            self.job.leave_out(raw.name, why)
-            self.job.done(item)
-
-
-def crop(args, job: Job, sources: list) -> float:
-    """Cut what is to be cut; the seconds that it took."""
-    chosen = Chosen(job, args.shard)
-    totals = [source.total() for source in sources]
-    bar = job.progress(None if None in totals else sum(totals), unit="images")
-    started = time.monotonic()
-
-    def tasks() -> Iterator[tuple]:
-        for number, source in enumerate(sources):
-            for raw in source.images(lambda raw, number=number: chosen(number, raw)):
-                target = job.out / chosen.target
-                raw.key = f"{number}:{raw.key}"
-                content, raw.content = raw.content, None
-                cut = (content, raw.name, args.detector, args.size)
-                yield raw, (*cut, target, job.partial, args.quality)
-                if isinstance(source, Archive) and source.fraction() > 0:
-                    rest = sum(total or 0 for total in totals[number + 1 :])
-                    bar.total = round(chosen.passed / source.fraction()) + rest
-
-    def note(raw: Raw, problem: str | Died) -> None:
-        job.count("images seen")
-        if isinstance(problem, Died):
-            problem = "the detector's process died on it"
+        if not job.dry_run:
+            job.count("images seen")
+        if not problem:
+            stem, _, kind = file.rpartition(".")
+            name = "/".join([*folders, stem])
+            name = claim(taken, f"{name}.jpg", f"{name}_{kind.lower()}.jpg")
+            problem = "" if name else "another image has the same name"
         if problem:
             job.leave_out(raw.name, problem)
-        else:
-            job.count("faces cut")
-        job.done(raw.key)
+            return False
+        raw.target = job.out / name
+        if raw.target.exists():
+            job.count("faces cropped")
+        elif not job.was_left_out(raw.name):
+            return True
+        job.earlier += 1
+        return False
 
+    def tasks():
+        for source in sources:
+            for raw in source.images(wanted):
+                if isinstance(source, Archive):
+                    bar.total = round(seen / source.fraction())
+                yield raw.name, (raw, args.detector, args.size, args.quality)
+
+    archives = any(isinstance(source, Archive) for source in sources)
+    total = None if archives else sum(source.total() for source in sources)
+    bar = job.progress(total=total, unit="images")
+    seen = 0
+    looked_at = 0
     if job.dry_run:
-        for _ in tasks():
-            job.count("images to look at")
+        looked_at = sum(1 for _ in tasks())
+        job.count("images to look at", looked_at)
     else:
-        with closing(share(work, tasks(), args.workers)) as results:
-            for raw, problem in results:
-                note(raw, problem)
-                bar.update(chosen.passed - bar.n)
-    bar.update(chosen.passed - bar.n)
+        with Workers(args.workers) as workers:
+            for name, problem in workers.map(work, tasks()):
+                looked_at += 1
+                if problem:
+                    job.leave_out(name, problem)
+                else:
+                    job.count("faces cropped")
     for source in sources:
-        if isinstance(source, Archive) and source.problem:
+        if source.problem:
             job.leave_out(str(source.path), source.problem)
-    return time.monotonic() - started
+    return looked_at
 
 
 def run(args) -> dict:
@@ -209,25 +143,32 @@ def run(args) -> dict:
     for path in args.source:
         if path.is_dir():
             check_apart(path, args.out)
+    i, n = args.shard
     settings = {
         "source": [str(path) for path in args.source],
         "detector": args.detector,
         "size": args.size,
         "quality": args.quality,
-        "shards": args.shard[1],
+        "shards": n,
     }
-    i, n = args.shard
-    part = f"{i}-of-{n}" if n > 1 else None
     detector(args.detector)  # one line now, rather than one for each process
-    with Job("crop_raw", args.out, settings, dry_run=args.dry_run, log=args.log, part=part) as job:
-        before = job.summary()["counts"].get("images seen", 0)
-        seconds = crop(args, job, sources)
-        now = job.summary()["counts"].get("images seen", 0) - before
+    with Job(
+        "crop_raw",
+        args.out,
+        settings,
+        dry_run=args.dry_run,
+        log=args.log,
+        part=f"{i}-of-{n}" if n > 1 else None,
+        keep=lambda file: file not in settings["source"],  # a damaged archive is read again
+    ) as job:
+        started = time.monotonic()
+        looked_at = crop(args, job, sources)
+        rate = looked_at / (time.monotonic() - started)
         more = {}
-        if now and not args.dry_run:
+        if looked_at and not args.dry_run:
             more["workers"] = args.workers
-            more["images_per_second"] = round(now / seconds, 2)
-            more["images_per_second_per_core"] = round(now / seconds / args.workers, 2)
+            more["images_per_second"] = round(rate, 2)
+            more["images_per_second_per_core"] = round(rate / args.workers, 2)
         return job.summary(detector=args.detector, **more)
 
 
@@ -247,7 +188,7 @@ def arguments() -> argparse.ArgumentParser:
     add("source", nargs="+", type=Path, help="a folder IDENTITY/…/image, or a tar archive")
     add("--out", required=True, type=Path, metavar="DIR", help="face folder to write")
     add("--detector", choices=tuple(DETECTORS), default="dlib", help="default: dlib, built in")
-    add("--size", type=positive, default=256, metavar="PX", help="side of the cut (256)")
+    add("--size", type=positive, default=256, metavar="PX", help="side of the crop (256)")
     add("--quality", type=int, choices=range(50, 101), default=95, metavar="Q", help="JPEG (95)")
     add("--workers", type=positive, default=cpu_count(), metavar="N", help="processes (all cores)")
     add("--shard", type=_shard, default=(1, 1), metavar="i/n", help="part i of n")

@@ -9,7 +9,7 @@ lfw       Labeled Faces in the Wild: 13,233 photos of 5,749 people (200 MB). Its
           reporting (View 2: 3,000 target and 3,000 imposter pairs, ten folds one after the other)
           becomes test_pairs.csv; its lists for development become dev_train_pairs.csv and
           dev_test_pairs.csv. A photo shows more than the face, which lies in its middle at 1/2.2
-          of the width; it is cut there as the training sets are cut, unless --whole.
+          of the width; it is cropped there as the training sets are, unless --whole.
 olivetti  40 people, 10 photos each, 64 px, grey (4 MB), with a random pair list.
 
 Both come from the internet. Without one, copy the folder that scikit-learn keeps them in
@@ -19,8 +19,6 @@ Both come from the internet. Without one, copy the folder that scikit-learn keep
 import argparse
 import csv
 import http.client
-import io
-import socket
 import sys
 import tarfile
 import urllib.error
@@ -31,10 +29,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from labkit.cli import natural, positive
 from labkit.crop import crop_face, read_photo
-from labkit.utils import UserError, reason, write_csv
-from parts.job import Job, main, parser, positive
-from parts.names import plain
+from labkit.data import FaceFolder, make_pairs
+from labkit.data.images import jpeg_bytes
+from labkit.utils import UserError, reason, write_bytes, write_csv
+from parts.job import Job, main, parser
 
 LFW_BOX = 1 / 2.2
 """Side of the detected face over that of the photo: LFW's README tells that the box which its
@@ -52,15 +52,12 @@ def fetch(what: str, load: Callable, data_home: Path | None, **settings) -> obje
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Retry downloading")
             return load(data_home=data_home and str(data_home), **settings)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, socket.gaierror) as e:
-        why = getattr(e, "reason", None) or e
-    except tarfile.TarError as e:
-        why = f"the download is damaged: {e}"
-    except OSError as e:
-        if "not downloaded" not in str(e) and e.errno is not None:
-            raise UserError(f"cannot keep {what} in {_home(data_home)}: {reason(e)}") from None
-        why = e
-    why = getattr(why, "strerror", None) or why
+    except (OSError, http.client.HTTPException, tarfile.TarError) as error:
+        cannot_keep = isinstance(error, OSError) and error.filename is not None
+        if cannot_keep and not isinstance(error, urllib.error.URLError):
+            raise UserError(f"cannot keep {what} in {_home(data_home)}: {reason(error)}") from None
+        why = getattr(error, "reason", None) or error
+        why = getattr(why, "strerror", None) or why
     raise UserError(
         f"cannot download {what}: {' '.join(str(why).split()).lower()}; run this where there is a "
         f"network, or copy the folder {_home(data_home)} from a machine that has the set, and name "
@@ -75,7 +72,7 @@ def _home(data_home: Path | None) -> str:
 
 
 def lfw(args, job: Job) -> dict:
-    """LFW's photos and lists, from the files that scikit-learn keeps."""
+    """Write LFW's photos and lists, from the files that scikit-learn keeps."""
     from sklearn.datasets import fetch_lfw_pairs
 
     home = Path(_home(args.data_home)) / "lfw_home"
@@ -87,19 +84,18 @@ def lfw(args, job: Job) -> dict:
     photos = sorted((home / "lfw_funneled").glob("*/*.jpg"))
     if not photos:
         raise UserError(f"{home}/lfw_funneled holds no photos: delete {home} and run this again")
-    bar = job.progress(len(photos), unit="images")
-    for path in photos:
-        name = f"{path.parent.name}/{path.name}"
-        if not job.dry_run and not job.is_done(name):
+    for path in job.progress(photos, unit="images") if not job.dry_run else ():
+        target = job.out / "test" / path.parent.name / path.name
+        if target.exists():
+            job.earlier += 1
+        else:
             try:
-                job.place(job.out / "test" / name, _cut(path, args))
-                job.count("images written")
-            except UserError as error:
-                if not str(error).startswith(str(path)):
-                    raise
-                job.leave_out(name, "not a readable image")
-            job.done(name)
-        bar.update()
+                photo = read_photo(path)
+            except UserError:
+                job.leave_out(f"{path.parent.name}/{path.name}", "not a readable image")
+                continue
+            write_bytes(target, path.read_bytes() if args.whole else crop(photo, args.size))
+        job.count("images written")
     if job.dry_run:
         job.count("images to write", len(photos))
         return {}
@@ -109,19 +105,17 @@ def lfw(args, job: Job) -> dict:
     return {"pairs": counts}
 
 
-def _cut(path: Path, args) -> bytes:
-    photo = read_photo(path)
-    if args.whole:
-        return path.read_bytes()
+def crop(photo: Image.Image, size: int) -> bytes:
+    """Return the face in the middle of an LFW photo as the training sets are cropped, as JPEG."""
     half = LFW_BOX / 2
     box = tuple(
         side * edge for edge, side in zip((0.5 - half,) * 2 + (0.5 + half,) * 2, photo.size * 2)
     )
-    return jpeg(crop_face(photo, box, args.size))
+    return jpeg_bytes(crop_face(photo, box, size), 95)
 
 
 def lfw_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
-    """The pairs of one of LFW's own lists: `name 1 2` (target) or `name 1 other 2` (imposter).
+    """Yield the pairs of one of LFW's lists: `name 1 2` (target) or `name 1 other 2` (imposter).
 
     The first line counts folds and pairs of a kind in each. UserError that names file and line.
     """
@@ -148,7 +142,7 @@ def _photo(name: str, number: str) -> str:
 
 
 def write_pairs(theirs: Path, ours: Path, job: Job) -> int:
-    """Write one of LFW's lists as a pair list, checked against the photos; how many pairs.
+    """Write one of LFW's lists as a pair list, checked against the photos; return its length.
 
     The kit's lists hold no pair twice and no photo with itself; such a line is left out.
     """
@@ -171,35 +165,25 @@ def write_pairs(theirs: Path, ours: Path, job: Job) -> int:
 
 
 def olivetti(args, job: Job) -> dict:
-    """The Olivetti faces (AT&T Laboratories Cambridge), as they are: 64 px, grey."""
+    """Write the Olivetti faces (AT&T Laboratories Cambridge), as they are: 64 px, grey."""
     from sklearn.datasets import fetch_olivetti_faces
 
     if job.dry_run:
         return {"download": "the Olivetti faces, 4 MB, unless they are there"}
     faces = fetch("Olivetti", fetch_olivetti_faces, args.data_home, shuffle=False)
     images, people = np.asarray(faces.images), np.asarray(faces.target)
-    bar = job.progress(len(images), unit="images")
-    seen: dict[int, int] = {}
-    for pixels, person in zip(images, people):
-        seen[int(person)] = number = seen.get(int(person), 0) + 1
-        name = plain(f"olivetti{int(person):02d}") + f"/{number:02d}.jpg"
-        if not job.is_done(name):
+    for k, pixels in enumerate(job.progress(images, unit="images")):
+        number = 1 + int((people[:k] == people[k]).sum())
+        target = job.out / "test" / f"olivetti{people[k]:02d}" / f"{number:02d}.jpg"
+        if target.exists():
+            job.earlier += 1
+        else:
             grey = (pixels * 255).round().clip(0, 255).astype(np.uint8)
-            job.place(job.out / "test" / name, jpeg(Image.fromarray(grey).convert("RGB")))
-            job.count("images written")
-            job.done(name)
-        bar.update()
-    from labkit.data import FaceFolder, make_pairs
-
+            write_bytes(target, jpeg_bytes(grey, 95))
+        job.count("images written")
     pairs = make_pairs(FaceFolder.scan(job.out / "test"), seed=args.seed)
     pairs.write(job.out / "test_pairs.csv")
     return {"pairs": {"test_pairs.csv": len(pairs)}}
-
-
-def jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
 
 
 def run(args) -> dict:
@@ -215,9 +199,9 @@ def arguments() -> argparse.ArgumentParser:
     add("set", choices=("lfw", "olivetti"))
     add("--out", required=True, type=Path, metavar="DIR")
     add("--data-home", type=Path, metavar="DIR", help="where scikit-learn keeps its downloads")
-    add("--size", type=positive, default=256, metavar="PX", help="lfw: side of the cut (256)")
-    add("--whole", action="store_true", help="lfw: the photos as they are, not cut")
-    add("--seed", type=int, default=0, metavar="S", help="olivetti: of the pair list")
+    add("--size", type=positive, default=256, metavar="PX", help="lfw: side of the crop (256)")
+    add("--whole", action="store_true", help="lfw: the photos as they are, not cropped")
+    add("--seed", type=natural, default=0, metavar="S", help="olivetti: of the pair list")
     return flags
 
 

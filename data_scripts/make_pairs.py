@@ -11,21 +11,24 @@ Hard imposters are people alike in the columns of identities.csv, or whose embed
 
 The blind test: people whom the students have not (split.py's set blind) appear in DATA/test as
 blind-0123456789ab.jpg, saved anew without metadata, and test_blind.csv lists pairs of them. STAFF
-gets test_blind_key.csv, for `labkit score HAND_IN --labels STAFF/test_blind_key.csv`, and
+gets test_blind_key.csv, for `labkit score SCORES --labels STAFF/test_blind_key.csv`, and
 test_blind_names.csv (anonymous,original). With the same key the same test is made again; without
 it, names and order are new whatever the seed, since a seed could be guessed.
 """
 
+import filecmp
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from labkit.cli import natural, positive
 from labkit.data import DataDirectory, FaceFolder, PairList
 from labkit.utils import UserError
 from parts import blind_test
 from parts.hard_pairs import balanced, of_near_identities, of_same_attributes, random_pairs
-from parts.job import Job, main, parser, positive
+from parts.job import Job, main, parser
 
 SETS = ("val", "test")
 
@@ -37,7 +40,7 @@ def arguments():
     add("--out", type=Path, metavar="FILE", help="make this one list, of the face folder DATA")
     add("--per-image", type=positive, default=4, metavar="N",
         help="pairs for each image, about; half of them target pairs (default 4)")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="S")
+    add("--seed", type=natural, default=0, metavar="S")
     add("--hard", metavar="HOW", help="attribute=COLUMN,… of identities.csv, or embeddings")
     add("--hard-share", type=float, default=0.5, metavar="X",
         help="part of the imposters that are hard (default 0.5)")  # fmt: skip
@@ -51,8 +54,6 @@ def arguments():
 
 
 def run(args) -> dict:
-    if args.seed < 0:
-        raise UserError(f"--seed must be 0 or more, found {args.seed}")
     hard = read_hard(args)
     if args.out:
         if args.blind or args.key:
@@ -75,7 +76,7 @@ def run(args) -> dict:
         where = args.data
     if args.blind:
         _check_blind(args)
-    with Job("make_pairs", where, {}, dry_run=args.dry_run, log=args.log) as job:
+    with Job("make_pairs", where, dry_run=args.dry_run, log=args.log) as job:
         for path, faces, seed in lists:
             made, n_hard = draw(FaceFolder.scan(faces), args, hard, seed, job)
             _write(path, made, args)
@@ -89,7 +90,7 @@ def run(args) -> dict:
 
 
 def read_hard(args) -> tuple[str, list[str]] | None:
-    """("attribute", columns) or ("embeddings", []); UserError for anything else."""
+    """Return ("attribute", columns) or ("embeddings", []); UserError for anything else."""
     if not 0 <= args.hard_share <= 1:
         raise UserError(f"--hard-share must be from 0 to 1, found {args.hard_share:g}")
     if args.hard is None:
@@ -106,7 +107,7 @@ def read_hard(args) -> tuple[str, list[str]] | None:
 
 
 def draw(folder: FaceFolder, args, hard, seed: int, job: Job) -> tuple[PairList, int]:
-    """A labelled list for a folder, and how many of its imposters are hard."""
+    """Return a labelled list for a folder, and how many of its imposters are hard."""
     rng = np.random.default_rng([seed, 1])
     targets, imposters = random_pairs(folder, args.per_image, seed)
     found = np.empty((0, 2), np.int64)
@@ -116,52 +117,34 @@ def draw(folder: FaceFolder, args, hard, seed: int, job: Job) -> tuple[PairList,
         found = of_near_identities(folder, _centres(folder, args, job), len(targets), rng)
     share = args.hard_share if hard else 0.0
     pairs, labels, n_hard = balanced(targets, imposters, found, share, len(folder), rng)
-    names = [folder.name(i) for i in range(len(folder))]
-    used, places = np.unique(pairs, return_inverse=True)
-    places = places.reshape(pairs.shape)
-    order = sorted(range(len(used)), key=lambda k: names[used[k]])
-    rank = np.empty(len(used), np.int64)
-    rank[order] = np.arange(len(used))
-    files = [names[used[k]] for k in order]
-    return PairList(files, rank[places[:, 0]], rank[places[:, 1]], labels), n_hard
+    left, right = ([folder.name(i) for i in side] for side in pairs.T)
+    return PairList.from_names(left, right, labels), n_hard
 
 
 def _centres(folder: FaceFolder, args, job: Job) -> np.ndarray:
     from labkit.embed import Embedder
-    from parts.wrong_faces import centres, embed
+    from parts.label_errors import centres, embed
 
     everyone = np.ones(len(folder), bool)
-    keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
+    store = None if args.dry_run else job.state / "pieces"
     embedder = Embedder(args.weights, device=args.device)
-    return centres(embed(folder, everyone, embedder, **keep), folder.starts, everyone)[0]
+    return centres(embed(folder, everyone, embedder, store=store), folder.starts, everyone)[0]
 
 
 def _write(path: Path, made: PairList, args) -> None:
     """Write a list unless it is there already; UserError when another one is, without --force."""
     if args.dry_run:
         return
-    if path.exists() and not args.force:
-        try:
-            there = PairList.read(path)
-        except UserError:
-            there = None
-        if there is None or not _same(there, made):
+    if not path.exists() or args.force:
+        made.write(path)
+        return
+    with TemporaryDirectory() as folder:
+        made.write(Path(folder) / path.name)
+        if not filecmp.cmp(path, Path(folder) / path.name, shallow=False):
             raise UserError(
                 f"{path} is there and differs: scores made for it would no longer fit; use "
                 "--force to replace it"
             )
-        return
-    made.write(path)
-
-
-def _same(a: PairList, b: PairList) -> bool:
-    return (
-        a.files == b.files
-        and np.array_equal(a.left, b.left)
-        and np.array_equal(a.right, b.right)
-        and (a.labels is None) == (b.labels is None)
-        and (a.labels is None or np.array_equal(a.labels, b.labels))
-    )
 
 
 def _count(job: Job, name: str, made: PairList, n_hard: int) -> None:
@@ -181,7 +164,7 @@ def _check_blind(args) -> None:
 
 
 def _make_blind(args, hard, job: Job) -> None:
-    """Key first, then images, then the list: a run that was stopped goes on with the same key."""
+    """Write the key, the images, then the list, so that a run goes on with the same key."""
     folder = FaceFolder.scan(args.blind)
     data = DataDirectory(args.data)
     for part in (data.pretrain, data.train, data.val):

@@ -23,26 +23,28 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.data import FaceFolder
-from labkit.utils import UserError
+from labkit.cli import natural, positive
+from labkit.data import FaceFolder, bad_lines
+from labkit.utils import UserError, write_text
 from parts import near_duplicates
-from parts.clean_list import list_path, listed, read_list
-from parts.job import Job, check_apart, main, parser, positive
+from parts.clean_list import list_path, read_list
+from parts.job import Job, check_apart, main, parser
 from parts.measure import Measures, measure
 from parts.split_plan import (
     COURSE_SETS,
-    LEAST_IDENTITIES,
+    MIN_IDENTITIES,
     SETS,
     Images,
     allot,
     fit,
-    near_duplicate_pairs,
+    read_pairs,
     read_ratio,
-    read_table,
     settle,
 )
 from parts.split_write import write_sets, write_tables
+from parts.tables import listed
 
+PLAN_FILE = "plan.txt"
 RATIO = "pretrain=0.4,train=0.4,val=0.08,test=0.12"
 
 
@@ -57,32 +59,22 @@ def arguments():
     add("--ratio", default=RATIO, metavar="R", help=f"shares of the identities (default {RATIO})")
     add("--students", type=Path, metavar="CSV", help="identity,student: whose identities these are")
     add("--list", type=Path, metavar="CSV", help="identity,set or student,set")
-    add(
-        "--rest", choices=(*SETS, "ratio", "none"), default="ratio",
-        help="where identities go that --list does not name (default: by --ratio)",
-    )  # fmt: skip
-    add(
-        "--together", type=Path, metavar="CSV",
-        help="identity,same_as: identities that stay in one set (clean.py's same_people.csv)",
-    )  # fmt: skip
-    add(
-        "--min-images", type=positive, default=2, metavar="N",
-        help="identities with fewer are left out (default 2)",
-    )  # fmt: skip
-    add(
-        "--near-duplicates", choices=("together", "leave-out", "ignore"), default="together",
-        help="keep identities that share a photo in one set, leave photos out, or do not look",
-    )  # fmt: skip
+    add("--rest", choices=(*SETS, "ratio", "none"), default="ratio",
+        help="where identities go that --list does not name (default: by --ratio)")  # fmt: skip
+    add("--together", type=Path, metavar="CSV",
+        help="identity,same_as: who stay in one set (clean.py's same_people.csv)")  # fmt: skip
+    add("--min-images", type=positive, default=2, metavar="N",
+        help="identities with fewer are left out (default 2)")  # fmt: skip
+    add("--near-duplicates", choices=("together", "leave-out", "ignore"), default="together",
+        help="people who share a photo stay together, photos are left out, or neither")  # fmt: skip
     add("--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS")
     add("--alike", type=float, default=near_duplicates.ALIKE, metavar="X")
     add("--link", action="store_true", help="hard links instead of copies (same disk, no space)")
-    add("--seed", type=int, default=0, metavar="S")
+    add("--seed", type=natural, default=0, metavar="S")
     return flags
 
 
 def run(args) -> dict:
-    if args.seed < 0:
-        raise UserError(f"--seed must be 0 or more, found {args.seed}")
     check_apart(args.faces, args.out)
     if args.pretrain_from:
         check_apart(args.pretrain_from, args.out)
@@ -94,12 +86,7 @@ def run(args) -> dict:
     folders = [FaceFolder.scan(args.faces)]
     if args.pretrain_from:
         folders.append(FaceFolder.scan(args.pretrain_from))
-    settings = {
-        "faces": str(args.faces),
-        "pretrain_from": str(args.pretrain_from or ""),
-        "link": args.link,
-    }
-    with Job("split", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
+    with Job("split", args.out, dry_run=args.dry_run, log=args.log) as job:
         _check_empty(args, job)
         images = Images.of(*folders)
         in_vain = images.apply_list(findings)
@@ -111,7 +98,10 @@ def run(args) -> dict:
         sets, shared = plan(images, measures, args, ratio)
         images.leave_out_poor(args.min_images)
         _check_sets(images, sets, args)
-        _remember(images, sets, job, in_vain)
+        _check_plan(images, sets, args.link, job)
+        for i in np.flatnonzero(~images.kept):
+            job.leave_out(images.name(i), images.why_not[i])
+        job.count("images in all", len(images))
         copied = write_sets(images, sets, folders_of(args), job, link=args.link)
         if not args.dry_run:
             write_tables(images, sets, folders_of(args), args.out / "split.csv")
@@ -124,15 +114,15 @@ def run(args) -> dict:
 
 
 def folders_of(args) -> dict[str, Path]:
-    """Where each set goes; blind only when it has a place."""
+    """Return where each set goes; blind only when it has a place."""
     folders = {name: args.out / name for name in COURSE_SETS}
     return folders | ({"blind": args.blind_out} if args.blind_out else {})
 
 
 def _check_empty(args, job: Job) -> None:
-    """UserError when a set's folder holds something that this has not put there."""
-    for folder in folders_of(args).values() if not job.is_done("plan") else ():
-        if folder.exists() and any(folder.iterdir()):
+    """Raise UserError when a set's folder holds something that this has not put there."""
+    for folder in folders_of(args).values():
+        if not (job.state / PLAN_FILE).exists() and folder.exists() and any(folder.iterdir()):
             raise UserError(
                 f"{folder} is not empty and was not made by this: choose another folder, or "
                 "delete it"
@@ -140,15 +130,15 @@ def _check_empty(args, job: Job) -> None:
 
 
 def _measured(images: Images, args, job: Job) -> Measures:
-    keep = {} if args.dry_run else {"store": job.state / "pieces", "partial": job.partial}
-    earlier = []
-    if args.clean:
-        earlier = [list_path(args.clean).parent / ".clean" / "pieces"]
-    return Measures.joined([measure(folder, earlier=earlier, **keep) for folder in images.folders])
+    store = None if args.dry_run else job.state / "pieces"
+    earlier = [list_path(args.clean).parent / ".clean" / "pieces"] if args.clean else []
+    return Measures.joined(
+        [measure(folder, store=store, earlier=earlier) for folder in images.folders]
+    )
 
 
 def plan(images: Images, measures: Measures | None, args, ratio: dict) -> tuple[np.ndarray, int]:
-    """A set for each of the people, int8 (-1: left out), and how many photos two of them share.
+    """Return a set for each of the people, int8 (-1: left out), and the number of shared photos.
 
     Leaves images out where near-duplicates come to be in two sets.
     """
@@ -158,7 +148,9 @@ def plan(images: Images, measures: Measures | None, args, ratio: dict) -> tuple[
     none = np.empty(0, np.int64)
     i, j = none, none
     if measures is not None:
-        i, j = near_duplicate_pairs(images, measures, args.radius, args.alike)
+        i, j = measures.near_duplicates(
+            args.radius, args.alike, among=images.kept, apart=images.person
+        )
     joined = [_together(args.together, place)]
     if args.near_duplicates == "together":
         joined.append(np.stack([images.person[i], images.person[j]]))
@@ -190,16 +182,16 @@ def plan(images: Images, measures: Measures | None, args, ratio: dict) -> tuple[
 
 
 def _together(path: Path | None, place: dict) -> np.ndarray:
-    """Pairs of people, int64 (2, m), that a list says to be one person."""
-    rows = read_table(path, ("identity",), "same_as") if path else []
+    """Return pairs of people, int64 (2, m), that a list says to be one person."""
+    rows = read_pairs(path, ("identity",), "same_as") if path else []
     pairs = [(place.get(fit(a)), place.get(fit(b))) for _, a, b in rows]
     known = [pair for pair in pairs if None not in pair]
     return np.array(known, np.int64).reshape(-1, 2).T
 
 
 def _owners(path: Path | None, place: dict) -> list[tuple[int, str]]:
-    """(person, student) of the identities that are there."""
-    rows = read_table(path, ("identity",), "student") if path else []
+    """Return (person, student) of the identities that are there."""
+    rows = read_pairs(path, ("identity",), "student") if path else []
     owners = [(place[fit(name)], fit(who)) for _, name, who in rows if fit(name) in place]
     if path and not owners:
         raise UserError(f"{path} names no identity that is in the faces: check its spelling")
@@ -207,7 +199,7 @@ def _owners(path: Path | None, place: dict) -> list[tuple[int, str]]:
 
 
 def _listed_sets(path: Path | None, place: dict, owners: list) -> np.ndarray:
-    """The set of each of the people by the list, int8; -1 where it says nothing.
+    """Return the set of each of the people by the list, int8; -1 where it says nothing.
 
     Raises UserError for unknown sets and names, and for an identity in two sets.
     """
@@ -217,7 +209,7 @@ def _listed_sets(path: Path | None, place: dict, owners: list) -> np.ndarray:
     for person, student in owners:
         of_student.setdefault(student, []).append(person)
     people = list(place)
-    for kind, name, where in read_table(path, ("identity", "student"), "set") if path else []:
+    for kind, name, where in read_pairs(path, ("identity", "student"), "set") if path else []:
         mine = of_student.get(fit(name)) if kind == "student" else None
         mine = [place[fit(name)]] if kind == "identity" and fit(name) in place else mine
         if where not in SETS:
@@ -230,8 +222,7 @@ def _listed_sets(path: Path | None, place: dict, owners: list) -> np.ndarray:
                     problems.append(f"{people[person]} is in {SETS[sets[person]]} and in {where}")
                 sets[person] = SETS.index(where)
     if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise UserError(f"{path}: {'; '.join(problems[:10])}{more}")
+        raise UserError(bad_lines(path, problems))
     return sets
 
 
@@ -240,34 +231,30 @@ def _check_sets(images: Images, sets: np.ndarray, args) -> None:
     if people[-1] and not args.blind_out:
         raise UserError("the set blind needs --blind-out DIR, a folder outside the data directory")
     needed = SETS if people[-1] else COURSE_SETS
-    poor = [f"{name} {n}" for name, n in zip(needed, people) if n < LEAST_IDENTITIES]
+    poor = [f"{name} {n}" for name, n in zip(needed, people) if n < MIN_IDENTITIES]
     if poor:
         left = int((images.counts() > 0).sum())
         raise UserError(
             f"of the {left} identities with {args.min_images} images or more these sets get too "
-            f"few: {', '.join(poor)} (each needs {LEAST_IDENTITIES}); give more faces, another "
+            f"few: {', '.join(poor)} (each needs {MIN_IDENTITIES}); give more faces, another "
             "--ratio, or --pretrain-from"
         )
 
 
-def _remember(images: Images, sets: np.ndarray, job: Job, in_vain: int) -> None:
-    """Put what stays out into the log, once; UserError when an earlier run planned otherwise."""
-    digest = blake2b(digest_size=16)
+def _check_plan(images: Images, sets: np.ndarray, link: bool, job: Job) -> None:
+    """Keep a digest of the plan; UserError when an earlier run planned otherwise."""
+    digest = blake2b(f"{link}\n".encode(), digest_size=16)
     for i in range(len(images)):
         line = f"{images.source[i]}\0{listed(images.name(i))}\0{sets[images.person[i]]}"
         digest.update(f"{line}\0{int(images.why_not[i] == '')}\n".encode())
-    plan_now = digest.hexdigest()
-    if job.is_done("plan"):
-        if job.notes.get("plan") != plan_now:
-            raise UserError(
-                f"{job.out} was split from other faces, lists or settings: delete it and split "
-                "anew, or choose another --out"
-            )
-        return
-    for i in np.flatnonzero(~images.kept):
-        job.leave_out(listed(images.name(i)), str(images.why_not[i]))
-    job.count("images in all", len(images))
-    job.done("plan", plan_now)
+    path = job.state / PLAN_FILE
+    if path.exists() and path.read_text() != digest.hexdigest():
+        raise UserError(
+            f"{job.out} was split from other faces, lists or settings: delete it and split "
+            "anew, or choose another --out"
+        )
+    if not job.dry_run:
+        write_text(path, digest.hexdigest())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,47 +33,28 @@ from labkit.utils import (
 
 METRIC_COLUMNS = "epoch step lr train_loss train_accuracy val_eer images_per_second seconds".split()
 # Settings that a run may be resumed with in another value: they do not change what was learned.
-_FREE_SETTINGS = set(
-    "run_dir max_epoch workers device checkpoint_minutes compile tensorboard".split()
-)
+FREE_SETTINGS = "run_dir max_epoch workers device checkpoint_minutes compile tensorboard".split()
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What a weights file says of itself.
+    """What a weights file says of itself, and which file it was."""
 
-    model: registered name of the network. embedding_size: numbers per face. input: the size and
-    normalization that the network needs. path, sha256: which file it was.
-    """
-
-    model: str
-    embedding_size: int
-    input: InputSpec
+    model: str  # registered name of the network
+    embedding_size: int  # numbers per face
+    input: InputSpec  # the size and normalization that the network needs
     path: Path
     sha256: str
 
 
 def save_weights(
-    path: str | Path,
-    model: nn.Module,
-    *,
-    model_name: str,
-    embedding_size: int,
-    input_spec: InputSpec,
+    path: str | Path, model: nn.Module, model_name: str, embedding_size: int, input_spec: InputSpec
 ) -> None:
     """Write a network as .safetensors that can be used with nothing but its path."""
-    about = dict(
-        model=model_name,
-        embedding_size=embedding_size,
-        image_size=input_spec.image_size,
-        mean=list(input_spec.mean),
-        std=list(input_spec.std),
-    )
-    tensors = {
-        # A copy of each, as the format knows no tensor under two names (tied layers).
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in model.state_dict().items()
-    }
+    about = dict(model=model_name, embedding_size=embedding_size, **dataclasses.asdict(input_spec))
+    # A copy of each, as the format knows no tensor under two names (tied layers).
+    copied = partial(torch.clone, memory_format=torch.contiguous_format)
+    tensors = {name: copied(value.cpu()) for name, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"facelab": json.dumps(about)})
 
@@ -273,11 +255,7 @@ class TrainResult:
 
 
 class RunFolder:
-    """The folder of one training run.
-
-    It holds config.yaml, metrics.csv, last/state.pt (all that resuming needs), best.safetensors
-    and last.safetensors. Every file is written under a temporary name and renamed.
-    """
+    """The folder of one training run: settings, metrics, training state and weights."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -291,18 +269,18 @@ class RunFolder:
     def open(self, config: TrainConfig) -> Iterator[None]:
         """Keep other runs out, and write the settings or compare them with those of the run here.
 
-        A folder without a saved state has no run yet: a mistake in the first command costs
-        nothing. Raises UserError that names the settings which differ.
+        A folder without a saved state has no run yet. Raises UserError that names the settings
+        which differ.
         """
         with folder_lock(self.path):
             for left_by_a_kill in self.path.rglob(".*.partial*"):
                 left_by_a_kill.unlink(missing_ok=True)
             if self.config_file.exists() and self.state_file.exists():
-                earlier = read_settings(self.config_file)
+                earlier = dataclasses.asdict(TrainConfig(**read_settings(self.config_file)))
                 differing = [
                     f"{name} ({earlier.get(name)!r}, now {value!r})"
                     for name, value in dataclasses.asdict(config).items()
-                    if name not in _FREE_SETTINGS and earlier.get(name) != value
+                    if name not in FREE_SETTINGS and earlier.get(name) != value
                 ]
                 if differing:
                     raise UserError(
@@ -344,15 +322,8 @@ class RunFolder:
 
     def result(self, state: TrainingState) -> TrainResult:
         """Return what the run has come to."""
-        return TrainResult(
-            run_dir=self.path,
-            best_weights=self.best,
-            last_weights=self.last,
-            best_val_eer=state.best_val_eer,
-            best_epoch=state.best_epoch,
-            rows=state.rows,
-            unreadable=state.unreadable,
-        )
+        best = state.best_val_eer, state.best_epoch
+        return TrainResult(self.path, self.best, self.last, *best, state.rows, state.unreadable)
 
     def write_metrics(self, rows: list[dict]) -> None:
         """Write metrics.csv; None becomes an empty field."""

@@ -20,33 +20,23 @@ def check_data(faces: FaceFolder, config: TrainConfig, state: TrainingState, pro
 
     Returns a line for people about identities with too few images, or nothing. Raises UserError.
     """
-    identities, images, listing = len(faces.identities), len(faces), faces.digest()
+    root, identities, images = faces.root, len(faces.identities), len(faces)
     if identities < 2:
-        raise UserError(f"{faces.root} has one identity: training needs two or more")
+        raise UserError(f"{root} has one identity: training needs two or more")
     if config.num_classes is not None and identities > config.num_classes:
-        raise UserError(
-            f"{faces.root} has {identities} identities, more than num_classes (nClasses) "
-            f"{config.num_classes}: leave it out, or raise it"
-        )
+        known = f"more than num_classes (nClasses) {config.num_classes}"
+        raise UserError(f"{root} has {identities} identities, {known}: leave it out, or raise it")
     if config.batch_size // processes * config.images_per_class < 2:
+        raise UserError("batch norm cannot learn from one image at a time: raise batch_size")
+    if state.listing and state.listing != faces.digest():
         raise UserError(
-            f"a batch_size of {config.batch_size} leaves a process with one image, from which "
-            "batch norm cannot learn: raise it"
+            f"{root} has changed since this run began ({state.images} images of {state.identities} "
+            f"identities, now {images} of {identities}, or other names): choose another run folder"
         )
-    if state.listing and state.listing != listing:
-        raise UserError(
-            f"{faces.root} has changed since this run began ({state.images} images of "
-            f"{state.identities} identities, now {images} of {identities}, or other names): "
-            "choose another run folder"
-        )
-    state.identities, state.images, state.listing = identities, images, listing
+    state.identities, state.images, state.listing = identities, images, faces.digest()
     too_few = int((faces.counts() < config.images_per_class).sum())
-    if not too_few:
-        return ""
-    return (
-        f"{faces.root}: {too_few} of {identities} identities have fewer than "
-        f"{config.images_per_class} images and are left out\n"
-    )
+    fewer = f"identities have fewer than {config.images_per_class} images and are left out"
+    return f"{root}: {too_few} of {identities} {fewer}\n" if too_few else ""
 
 
 def build_and_check_loss(config: TrainConfig, num_identities: int) -> nn.Module:

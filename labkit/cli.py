@@ -10,8 +10,9 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import fields
 from typing import get_args
 
-from labkit import __version__
+import labkit
 from labkit.config import PRESETS, TrainConfig, read_settings
+from labkit.registry import load_plugin
 from labkit.utils import StopSignals, UserError
 
 VOXCELEB_FLAGS = dict(
@@ -35,49 +36,38 @@ VOXCELEB_FLAGS = dict(
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with its error message on one line."""
-
-    def error(self, message: str):
+    def error(self, message: str):  # on one line
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def natural(text: str) -> int:
-    """The type of a flag that takes a whole number of 0 or more."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, found {value}")
-    return value
+def _from(least: int):
+    """Return the type of a flag that takes a whole number of `least` or more."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, found {text}")
+        return int(text)
+
+    return number
 
 
-def positive(text: str) -> int:
-    """The type of a flag that takes a whole number of 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, found {value}")
-    return value
+natural, positive = _from(0), _from(1)
 
 
-def _box(text: str) -> tuple[float, ...]:
-    edges = tuple(float(edge) for edge in text.split(","))
-    if len(edges) != 4:
-        raise argparse.ArgumentTypeError(f"must be left,top,right,bottom, found {text}")
-    return edges
+def box(text: str) -> tuple[float, ...]:
+    return tuple(float(edge) for edge in text.split(","))
 
 
 def build_parser() -> Parser:
     """Return the parser of all commands; its `command` is the name of a function in commands.py."""
-    parser = Parser(
-        prog="labkit",
-        description="KSTAR FaceLab: train a face embedding, measure it, find look-alikes, "
-        "draw a FaceMap.",
-    )
-    parser.add_argument("--version", action="version", version=f"labkit {__version__}")
+    parser = Parser(prog="labkit", description=labkit.__doc__)
+    parser.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     settings = {setting.name: setting for setting in fields(TrainConfig)}
     common, network = Parser(add_help=False), Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object")
-    common.add_argument("--device", help=settings["device"].metadata["help"])
-    plugin = settings["plugin"].metadata["help"]
+    common.add_argument("--device", help=settings.pop("device").metadata["help"])
+    plugin = settings.pop("plugin").metadata["help"]
     network.add_argument("--plugin", metavar="FILE.py", help=plugin)
 
     def command(name: str, text: str, *parents: Parser):
@@ -102,8 +92,13 @@ def build_parser() -> Parser:
 
     add = command("train", "train a network; the same command again resumes it", network)
     for name, setting in settings.items():
-        if name not in ("device", "plugin"):
-            _add_setting(add, setting)
+        aliases = [flag for flag, meant in VOXCELEB_FLAGS.items() if meant == name]
+        names = [f"--{flag}" for flag in (name, *aliases) if flag != "test_interval"]
+        text, default = setting.metadata["help"], setting.default
+        kind = (*get_args(setting.type), setting.type)[0]
+        text += "" if default is None or kind is bool else f" (default {default})"
+        how = dict(action="store_true") if kind is bool else dict(type=kind)
+        add(*names, dest=name, default=None, help=text, **how)
     add("--gpu", type=natural, metavar="N", help="the GPU with this number")
     text = "the VoxCeleb trainer's flag for both --val_interval and --lr_step_epochs"
     add("--test_interval", type=positive, metavar="N", help=text)
@@ -118,10 +113,9 @@ def build_parser() -> Parser:
     add("--output", metavar="FILE", help="score file to write")
     add("--report", metavar="DIR", help="folder for figures and a report page")
     add("--flip", action="store_true", help="average with the horizontal flip")
-    add("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",
-        help="what the network computes in; auto is the fastest the device has")  # fmt: skip
-    add("--compare", nargs="+", default=[], metavar="SCORE_FILE",
-        help="score files of other systems on this list, for the report")  # fmt: skip
+    text = "what the network computes in; auto is the fastest the device has"
+    add("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32", help=text)
+    add("--compare", nargs="+", default=[], metavar="SCORE_FILE", help="scores of other systems")
 
     add = command("score", "report the EER of a score file")
     add("score_file", metavar="SCORE_FILE")
@@ -146,7 +140,7 @@ def build_parser() -> Parser:
     add("--weights", metavar="FILE", help="when the gallery's own weights have moved")
     add("-k", type=positive, default=5, help="how many to show")
     add("--face", type=positive, default=1, metavar="N", help="which face, the largest is 1")
-    add("--box", type=_box, metavar="L,T,R,B", help="the face by hand, in pixels of the photo")
+    add("--box", type=box, metavar="L,T,R,B", help="the face by hand, in pixels of the photo")
     add("--sheet", metavar="FILE.png", help="write a picture of the answer")
 
     add = command("facemap", "draw a map of a gallery's faces")
@@ -168,46 +162,26 @@ def build_parser() -> Parser:
     return parser
 
 
-def _add_setting(add, setting) -> None:
-    """Add the flag of a training setting, with the VoxCeleb trainer's name for it as an alias."""
-    aliases = [flag for flag, name in VOXCELEB_FLAGS.items() if name == setting.name]
-    names = [f"--{name}" for name in (setting.name, *aliases) if name != "test_interval"]
-    text, default = setting.metadata["help"], setting.default
-    if setting.type is bool:
-        add(*names, dest=setting.name, action="store_true", default=None, help=text)
-    else:
-        kind = (*get_args(setting.type), setting.type)[0]
-        text += "" if default is None else f" (default {default})"
-        add(*names, dest=setting.name, type=kind, default=None, help=text)
-
-
 def train_settings(args: argparse.Namespace) -> dict:
-    """Return the settings of `labkit train`, as keyword arguments of TrainConfig.
-
-    Flags win over those of the --config file, and a setting's own name over an alias.
-    """
+    """Return the settings of TrainConfig: flags win over --config, own names over aliases."""
     names = [setting.name for setting in fields(TrainConfig)] + ["test_interval", "gpu"]
     flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    file = read_settings(args.config, VOXCELEB_FLAGS) if args.config else {}
-    return _own_names(file) | _own_names(flags)
-
-
-def _own_names(given: dict) -> dict:
-    meant = {}
-    for flag, name in VOXCELEB_FLAGS.items():
-        if flag in given:
-            meant[name] = f"cuda:{given[flag]}" if flag == "gpu" else given[flag]
-    if "test_interval" in given:
-        meant["lr_step_epochs"] = given["test_interval"]
-    return meant | {name: value for name, value in given.items() if name not in VOXCELEB_FLAGS}
+    settings = {}
+    for given in (read_settings(args.config, VOXCELEB_FLAGS) if args.config else {}, flags):
+        settings |= {name: given[flag] for flag, name in VOXCELEB_FLAGS.items() if flag in given}
+        if "gpu" in given:
+            settings["device"] = f"cuda:{given['gpu']}"
+        if "test_interval" in given:
+            settings["lr_step_epochs"] = given["test_interval"]
+        settings |= {name: given[name] for name in given if name not in VOXCELEB_FLAGS}
+    return settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
+    """Run one command and return its exit code: 0 when it did what was asked, 2 for a mistake.
 
-    0 when it did what was asked, 2 for a mistake of the user's, 75 for a training run that was
-    asked to stop and can be resumed. Any other error is a bug and shows its traceback. Of several
-    training processes the first alone prints.
+    75 is a training run that was asked to stop and can be resumed. Any other error is a bug and
+    shows its traceback. Of several training processes the first alone prints.
     """
     args = build_parser().parse_args(arguments)
     if args.json:
@@ -222,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             if args.command == "train":
                 args.settings = train_settings(args)
+            elif getattr(args, "plugin", None):
+                load_plugin(args.plugin)
             result, text = getattr(commands, args.command)(args)
         if first:
             print(json.dumps(result, default=str) if args.json else text, flush=True)

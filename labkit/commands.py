@@ -4,14 +4,12 @@ Each function takes the parsed arguments and returns what `--json` prints and wh
 What only one command needs is imported in it, so that training loads no figures and no renderer.
 """
 
-import dataclasses
 import os
 from argparse import Namespace
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from labkit.config import TrainConfig
 from labkit.data import FaceFolder, PairList, make_pairs
@@ -22,20 +20,18 @@ from labkit.registry import load_plugin
 from labkit.utils import UserError, atomic_path, progress
 
 Answer = tuple[dict, str]
-# What the VoxCeleb trainer validates on when its command names nothing else.
-DEFAULT_VALIDATION = dict(val_dir="data/val", val_list="data/val_pairs.csv")
 
 
 def synth(args: Namespace) -> Answer:
     """Render a face folder."""
     from labkit.synth import make_dataset
 
-    settings = ("population", "identities", "images", "size", "seed", "landmarks")
-    asked = {name: getattr(args, name) for name in settings}
-    folder = FaceFolder.scan(make_dataset(args.out, device=str(best_device(args.device)), **asked))
-    people = len(folder.identities)
-    result = dict(out=args.out, identities=people, images=len(folder))
-    return result, f"{len(folder):,} photos of {people:,} rendered people: {args.out}"
+    names = ("population", "identities", "images", "size", "seed", "landmarks")
+    settings = {name: getattr(args, name) for name in names}
+    made = make_dataset(args.out, device=str(best_device(args.device)), **settings)
+    photos, people = len(FaceFolder.scan(made)), args.identities
+    result = dict(out=args.out, identities=people, images=photos)
+    return result, f"{photos:,} photos of {people:,} rendered people: {args.out}"
 
 
 def pairs(args: Namespace) -> Answer:
@@ -54,10 +50,9 @@ def train(args: Namespace) -> Answer:
     settings = args.settings
     if args.eval:
         return _eval_as_voxceleb(TrainConfig(**settings), args.output)
-    if not settings.keys() & DEFAULT_VALIDATION.keys() and all(
-        Path(path).exists() for path in DEFAULT_VALIDATION.values()
-    ):
-        settings |= DEFAULT_VALIDATION
+    default = dict(val_dir="data/val", val_list="data/val_pairs.csv")  # as the VoxCeleb trainer's
+    if not settings.keys() & default.keys() and all(Path(p).exists() for p in default.values()):
+        settings |= default
     result = fit(TrainConfig(**settings))
     if result.best_val_eer is None:
         return vars(result), f"trained without validation: {result.last_weights}"
@@ -73,51 +68,42 @@ def _eval_as_voxceleb(config: TrainConfig, output: str | None) -> Answer:
     weights = config.initial_weights
     if not (weights and config.val_list):
         raise UserError("--eval needs --initial_model, --test_path and --test_list")
-    asked = dict(test_path=config.val_dir, test_list=config.val_list, output=output)
-    args = Namespace(**asked, report=None, flip=False, compare=())
-    if weights.endswith(".safetensors"):
-        return _evaluate(_embedder(weights, config), args)
     if config.plugin:
         load_plugin(config.plugin)
-    model = load_voxceleb_model(weights, config.model).to(best_device(config.device))
-    spec = InputSpec(image_size=config.image_size)
-    return _evaluate(Embedder.of_model(model, spec, config.embedding_size), args)
-
-
-def _embedder(weights: str | Path, args: Namespace | TrainConfig, **settings) -> Embedder:
-    """Load weights whose network may come from the plugin in `args`."""
-    if args.plugin:
-        load_plugin(args.plugin)
-    return Embedder(weights, device=args.device, **settings)
+    if weights.endswith(".safetensors"):
+        embedder = Embedder(weights, device=config.device)
+    else:
+        model = load_voxceleb_model(weights, config.model).to(best_device(config.device))
+        spec = InputSpec(image_size=config.image_size)
+        embedder = Embedder.of_model(model, spec, config.embedding_size)
+    return _evaluate(embedder, config.val_list, config.val_dir, output)
 
 
 def eval(args: Namespace) -> Answer:
     """Score a pair list and, when it has labels, report."""
-    embedder = _embedder(args.weights, args, precision=args.precision)
+    embedder = Embedder(args.weights, device=args.device, precision=args.precision)
     if args.compare and not args.report:
         raise UserError("--compare is for the report: give --report DIR too")
-    return _evaluate(embedder, args)
+    report = dict(flip=args.flip, report=args.report, compare=args.compare)
+    return _evaluate(embedder, args.test_list, args.test_path, args.output, **report)
 
 
-def _evaluate(embedder: Embedder, args: Namespace) -> Answer:
-    file, root, output = args.test_list, args.test_path, args.output
+def _evaluate(embedder, file, root, output, flip=False, report=None, compare=()) -> Answer:
     listed = PairList.read(file, root)
-    compared = {Path(other).stem: read_scores(other).with_labels(listed) for other in args.compare}
-    scores = score_pairs(embedder, listed, root, flip=args.flip)
+    compared = {Path(f).stem: read_scores(f).with_labels(listed).scores for f in compare}
+    scores = score_pairs(embedder, listed, root, flip=flip)
     if output:
         write_scores(output, scores, listed)
     if listed.labels is None:
         if not output:
             raise UserError(f"{file} is a blind list: give --output FILE for its scores")
         return dict(output=output, pairs=len(listed)), f"{len(listed):,} pairs scored: {output}"
-    report = VerificationReport.from_scores(scores, listed, name=Path(file).stem)
-    if args.report:
-        others = [
-            VerificationReport.from_scores(other.scores, listed, name=name)
-            for name, other in compared.items()
-        ]
-        save_report([report], args.report, root=root, others=others)
-    return dict(report.to_dict(), output=output), report.summary()
+    measure = VerificationReport.from_scores
+    measured = measure(scores, listed, name=Path(file).stem)
+    if report:
+        others = [measure(theirs, listed, name=name) for name, theirs in compared.items()]
+        save_report([measured], report, root=root, others=others)
+    return dict(measured.to_dict(), output=output), measured.summary()
 
 
 def score(args: Namespace) -> Answer:
@@ -134,32 +120,30 @@ def score(args: Namespace) -> Answer:
 
 def embed(args: Namespace) -> Answer:
     """Embed a folder of images into an .npz file."""
-    embedder = _embedder(args.weights, args)
+    from labkit.crop import crop_face, find_faces, read_photo
+
+    embedder = Embedder(args.weights, device=args.device)
     folder = FaceFolder.scan(args.folder)
-    names = [folder.name(i) for i in range(len(folder))]
-    without_face: list[str] = []
+    names, without_face = [folder.name(i) for i in range(len(folder))], []
+
+    def crops():
+        for i in progress(range(len(folder)), desc="finding faces", unit="photo"):
+            photo = read_photo(folder.path(i))
+            if found := find_faces(photo):
+                yield crop_face(photo, found[0])
+            else:
+                without_face.append(names[i])
+
     if args.detect:
-        embeddings = embedder(_face_crops(folder, without_face))
-        names = [name for name in names if name not in without_face]
+        embeddings = embedder(crops())
     else:
         embeddings = embedder.files([folder.path(i) for i in range(len(folder))])
+    names = [name for name in names if name not in without_face]
     with atomic_path(args.out) as temporary, open(temporary, "wb") as file:
         np.savez(file, files=np.array(names), embeddings=embeddings)
     result = dict(out=args.out, images=len(names), without_face=without_face)
     left_out = f", {len(without_face)} without a face left out" if without_face else ""
     return result, f"{len(names):,} embeddings{left_out}: {args.out}"
-
-
-def _face_crops(folder: FaceFolder, without_face: list[str]) -> Iterator[Image.Image]:
-    """Yield the crop of the largest face of each photo; `without_face` gets the other names."""
-    from labkit.crop import crop_face, find_faces, read_photo
-
-    for i in progress(range(len(folder)), desc="finding faces", unit="photo"):
-        photo = read_photo(folder.path(i))
-        if found := find_faces(photo):
-            yield crop_face(photo, found[0])
-        else:
-            without_face.append(folder.name(i))
 
 
 def gallery(args: Namespace) -> Answer:
@@ -169,10 +153,10 @@ def gallery(args: Namespace) -> Answer:
 
     if bool(args.val_path) != bool(args.val_list):
         raise UserError("--val_path and --val_list go together: a face folder and its pair list")
-    listed = PairList.read(args.val_list, args.val_path) if args.val_list else None
-    embedder = _embedder(args.weights, args)
+    listed = args.val_list and PairList.read(args.val_list, args.val_path)
+    embedder = Embedder(args.weights, device=args.device)
     made = Gallery.build(args.folder, embedder)
-    if listed is not None:
+    if listed:
         made.calibration = calibrate(embedder, listed, args.val_path)
     made.save(args.out)
     result = dict(out=args.out, identities=len(made), images=len(made.files))
@@ -182,26 +166,32 @@ def gallery(args: Namespace) -> Answer:
 
 def lookalike(args: Namespace) -> Answer:
     """Find the people of a gallery who look like a face of each photo, the largest by default."""
+    from labkit.crop import crop_face, find_faces, largest_face, read_photo
     from labkit.gallery import Gallery
     from labkit.plots import lookalike_sheet
 
     known = Gallery.load(args.gallery)
-    embedder = _embedder(args.weights or known.weights_path, args)
+    embedder = Embedder(args.weights or known.weights_path, device=args.device)
     known.check(embedder)
     answers, lines = [], []
     for path in args.photos:
-        face, box, found = _face_of(path, args)
+        photo = read_photo(path)
+        faces = [] if args.box else find_faces(photo) or [largest_face(photo, name=path)]
+        count = len(faces)
+        if not args.box and args.face > count:
+            raise UserError(f"{path} shows {count} face(s), so there is no --face {args.face}")
+        box = args.box or faces[args.face - 1].box
+        face = crop_face(photo, box)
         matches = known.search(embedder([face])[0], args.k)
-        answer = dict(photo=path, faces=found, box=box, matches=[*map(dataclasses.asdict, matches)])
-        answers.append(answer)
-        choice = f": face {args.face} of {found} (--face N for another)"
-        lines.append(path + (choice if found > 1 else ""))
+        found = [asdict(match) for match in matches]
+        answers.append(dict(photo=path, faces=count, box=box, matches=found))
+        choice = f": face {args.face} of {count} (--face N for another)" if count > 1 else ""
+        lines.append(path + choice)
         lines += [f"  {match.similarity:6.3f}  {match.name}" for match in matches]
         if meaning := known.calibration:
-            for values in answer["matches"]:
-                similarity = values["similarity"]
-                values["closer_than_percent"] = float(meaning.percentile(similarity))
-                values["chance_of_same_person"] = float(meaning.probability(similarity))
+            for match in found:
+                match["closer_than_percent"] = float(meaning.percentile(match["similarity"]))
+                match["chance_of_same_person"] = float(meaning.probability(match["similarity"]))
             sentence = meaning.describe(matches[0].similarity, len(known))
             lines.append(f"  {matches[0].name}: {sentence}")
         if args.sheet:
@@ -210,75 +200,45 @@ def lookalike(args: Namespace) -> Answer:
                 sheet = sheet.with_stem(f"{sheet.stem}-{Path(path).stem}")
             with atomic_path(sheet) as temporary:
                 lookalike_sheet(face, matches, known).savefig(temporary, dpi=150)
-    if known.note:
-        lines.append(known.note)
+    lines += [known.note] if known.note else []
     return dict(photos=answers, note=known.note), "\n".join(lines)
 
 
-def _face_of(path: str, args: Namespace):
-    """Return the face crop, its box in the photo and how many faces were found (0: by hand)."""
-    from labkit.crop import crop_face, find_faces, largest_face, read_photo
-
-    photo = read_photo(path)
-    if args.box:
-        return crop_face(photo, args.box), args.box, 0
-    faces = find_faces(photo) or [largest_face(photo, name=path)]
-    if args.face > len(faces):
-        raise UserError(f"{path} shows {len(faces)} face(s), so there is no --face {args.face}")
-    box = faces[args.face - 1].box
-    return crop_face(photo, box), box, len(faces)
-
-
 def facemap(args: Namespace) -> Answer:
-    """Draw a map of a gallery's people, or with --photos of every photo.
-
-    The ending of the file's name chooses between a page (.html) and a poster (.png, .pdf).
-    """
+    """Draw a map of a gallery's people or photos, as a page (.html) or a poster (.png, .pdf)."""
     from labkit.facemap import faithfulness, layout, poster, save_poster, snapped, to_html
     from labkit.gallery import Gallery
 
     out = Path(args.out)
-    ending = out.suffix.lower()
-    if ending not in (".html", ".png", ".pdf"):
+    if out.suffix.lower() not in (".html", ".png", ".pdf"):
         raise UserError(f"{out} must end in .html, .png or .pdf")
     known = Gallery.load(args.gallery)
-    points = known.embeddings if args.photos else known.means
-    labels = known.labels if args.photos else None
-    people = np.arange(len(known)) if labels is None else labels
+    points, labels = (known.embeddings, known.labels) if args.photos else (known.means, None)
+    people = range(len(known)) if labels is None else labels
     pictures = known.thumbnails("image" if args.photos else "identity")
     names = [known.names[i] for i in people]
     xy = layout(points, args.method, seed=args.seed)
-    if ending == ".html":
-        to_html(
-            out,
-            {args.method: xy, "grid": snapped(xy)},
-            pictures,
-            names,
-            points,
-            labels=labels,
-            details=[known.details[i].get("hangul", "") for i in people],
-            attributes={key: [of[i] for i in people] for key, of in known.attributes.items()},
-            note=known.note,
-        )
+    if out.suffix.lower() == ".html":
+        details = [known.details[i].get("hangul", "") for i in people]
+        looks = {key: [of[i] for i in people] for key, of in known.attributes.items()}
+        about = dict(labels=labels, details=details, attributes=looks, note=known.note)
+        to_html(out, {args.method: xy, "grid": snapped(xy)}, pictures, names, points, **about)
     else:
         save_poster(poster(xy, pictures, names, note=known.note), out)
-    numbers = faithfulness(points, xy, labels)
-    result = dict(out=str(out), people=len(known), photos=len(known.files), **numbers)
-    kind = "photos" if args.photos else "people"
-    return result, f"{len(points):,} {kind} by {args.method}: {out}"
+    result = dict(out=str(out), people=len(known), photos=len(known.files))
+    text = f"{len(points):,} {'photos' if args.photos else 'people'} by {args.method}: {out}"
+    return result | faithfulness(points, xy, labels), text
 
 
 def run(args: Namespace) -> Answer:
     """Run the five notebooks."""
     from labkit.lab import Lab
-    from labkit.notebooks import outcome, run_all, table
+    from labkit.notebooks import outcome, run_all
 
     if args.device:
         os.environ[DEVICE_VARIABLE] = str(best_device(args.device))  # the notebooks' kernels too
-    run_dir = args.out or f"runs/{args.preset}"
-    lab = Lab(preset=args.preset, data_dir=args.data, run_dir=run_dir, seed=args.seed)
-    result = outcome(lab, run_all(lab, photo=args.photo))
-    return result, table(result)
+    lab = Lab(args.preset, args.data, args.out or f"runs/{args.preset}", args.seed)
+    return outcome(lab, run_all(lab, args.photo))
 
 
 def doctor(args: Namespace) -> Answer:

@@ -10,11 +10,22 @@ from typing import get_args
 
 import yaml
 
+from labkit.registry import Registry
 from labkit.utils import UserError, reason, write_text
 
+# Names alone: train.py has what they stand for.
+OPTIMIZERS, SCHEDULERS = Registry("optimizer"), Registry("scheduler")
+for _name in ("adam", "adamw", "sgd"):
+    OPTIMIZERS.register(_name)(None)
+SCHEDULERS.register("steplr", "step")(None)
+SCHEDULERS.register("cosine", "cosinelr", "cosineannealing")(None)
+SCHEDULERS.register("cosine_restart", "cosinerestartlr", "cosinewarmrestart")(None)
 
-def _setting(default, meaning: str, *, at_least: float | None = None):
-    return field(default=default, metadata=dict(help=meaning, at_least=at_least))
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _setting(default, meaning: str, *, least: float | None = None):
+    return field(default=default, metadata=dict(help=meaning, least=least))
 
 
 @dataclass
@@ -23,7 +34,6 @@ class TrainConfig:
 
     A batch holds `batch_size` identities with `images_per_class` images of each, over all
     processes. An epoch takes at most `max_images_per_class` images of each identity.
-
     Raises UserError for a name that is no setting and for a value of a wrong type or range.
     """
 
@@ -34,42 +44,42 @@ class TrainConfig:
     train_extensions: str = _setting("jpg,jpeg,png", "endings of the files to read")
 
     model: str = _setting("ThinResNet34", "network")
-    embedding_size: int = _setting(512, "numbers per face", at_least=1)
-    image_size: int = _setting(224, "pixels of the network's square input", at_least=32)
+    embedding_size: int = _setting(512, "numbers per face", least=1)
+    image_size: int = _setting(224, "pixels of the network's square input", least=32)
     initial_weights: str | None = _setting(None, "weights file, ours or the VoxCeleb trainer's")
-    freeze_epochs: int = _setting(0, "epochs that train the embedding layer alone", at_least=0)
+    freeze_epochs: int = _setting(0, "epochs that train the embedding layer alone", least=0)
 
     loss: str = _setting("amsoftmax", "loss function")
-    num_classes: int | None = _setting(None, "identities; counted when left out", at_least=2)
-    images_per_class: int = _setting(1, "images of each identity in a batch", at_least=1)
+    num_classes: int | None = _setting(None, "identities; counted when left out", least=2)
+    images_per_class: int = _setting(1, "images of each identity in a batch", least=1)
     margin: float | None = _setting(None, "margin of the loss; left out, 0.1, for aamsoftmax 0.5")
     scale: float | None = _setting(None, "scale of the loss; left out, 30, for aamsoftmax 64")
     mining: str | None = _setting(None, "negatives of the triplet loss: random, semihard or hard")
     temperature: float | None = _setting(None, "temperature of the supcon loss")
 
-    batch_size: int = _setting(200, "identities in a batch, over all processes", at_least=2)
-    max_images_per_class: int = _setting(100, "images of an identity in an epoch", at_least=1)
-    images_at_once: int | None = _setting(None, "images per forward pass: less memory", at_least=1)
+    batch_size: int = _setting(200, "identities in a batch, over all processes", least=2)
+    max_images_per_class: int = _setting(100, "images of an identity in an epoch", least=1)
+    images_at_once: int | None = _setting(None, "images per forward pass: less memory", least=1)
     mirror: bool = _setting(False, "flip every other training image")
-    workers: int | None = _setting(None, "loader processes", at_least=0)
+    workers: int | None = _setting(None, "loader processes", least=0)
 
     optimizer: str = _setting("adam", "adam, adamw or sgd")
     lr: float = _setting(0.001, "learning rate")
-    weight_decay: float = _setting(0.0, "weight decay", at_least=0)
+    weight_decay: float = _setting(0.0, "weight decay", least=0)
     scheduler: str = _setting("steplr", "steplr, cosine or cosine_restart")
     lr_decay: float = _setting(0.9, "factor of steplr")
-    lr_step_epochs: int = _setting(5, "epochs between two steps of steplr", at_least=1)
-    restart_epochs: int = _setting(10, "epochs between restarts of cosine_restart", at_least=1)
+    lr_step_epochs: int = _setting(5, "epochs between two steps of steplr", least=1)
+    restart_epochs: int = _setting(10, "epochs between restarts of cosine_restart", least=1)
     min_lr: float = _setting(1e-5, "lowest learning rate of the cosines")
-    warmup_epochs: float = _setting(0.0, "epochs of rising learning rate at the start", at_least=0)
-    max_epoch: int = _setting(70, "epochs to train", at_least=1)
-    val_interval: int = _setting(1, "epochs between two validations", at_least=1)
+    warmup_epochs: float = _setting(0.0, "epochs of rising learning rate at the start", least=0)
+    max_epoch: int = _setting(70, "epochs to train", least=1)
+    val_interval: int = _setting(1, "epochs between two validations", least=1)
 
-    seed: int = _setting(0, "seed of everything random", at_least=0)
+    seed: int = _setting(0, "seed of everything random", least=0)
     device: str | None = _setting(None, "cpu, cuda, cuda:0 or mps; the best there is when left out")
     mixed_precision: bool = _setting(False, "compute in bf16 or fp16 where the hardware has it")
     compile: bool = _setting(False, "compile the network with torch.compile")
-    checkpoint_minutes: float = _setting(5.0, "minutes between saves in an epoch", at_least=0)
+    checkpoint_minutes: float = _setting(5.0, "minutes between saves in an epoch", least=0)
     plugin: str | None = _setting(None, "Python file that registers networks or losses of yours")
     tensorboard: bool = _setting(False, "also write the curves for TensorBoard")
 
@@ -80,15 +90,25 @@ class TrainConfig:
     def __post_init__(self):
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)
+            kind, *optional = get_args(setting.type) or (setting.type,)
             if isinstance(value, Path):
-                setattr(self, name, str(value))
-            elif not _fits(value, setting.type):
-                raise UserError(f"{name} must be {_in_words(setting.type)}, found {value!r}")
-            least = setting.metadata["at_least"]
+                value = str(value)
+            if kind is float and value is not None and not isinstance(value, bool):
+                with suppress(ValueError, TypeError):  # YAML takes 1e-3, without a point, for text
+                    value = float(value)
+            if type(value) is not kind and not (optional and value is None):
+                words = _WORDS[kind] + (" or nothing" if optional else "")
+                raise UserError(f"{name} must be {words}, found {value!r}")
+            least = setting.metadata["least"]
             if least is not None and value is not None and not value >= least:
                 raise UserError(f"{name} must be {least} or more, found {value}")
-        if not self.lr > 0:
-            raise UserError(f"lr must be above 0, found {self.lr}")
+            if name in ("lr", "lr_decay") and not value > 0:
+                raise UserError(f"{name} must be above 0, found {value}")
+            setattr(self, name, value)
+        self.optimizer = OPTIMIZERS.canonical(self.optimizer)
+        self.scheduler = SCHEDULERS.canonical(self.scheduler)
+        if self.scheduler != "steplr" and not 0 <= self.min_lr <= self.lr:
+            raise UserError(f"min_lr must lie between 0 and lr ({self.lr}), found {self.min_lr}")
         if (self.val_dir is None) != (self.val_list is None):
             raise UserError("val_dir and val_list belong together: give both or neither")
 
@@ -104,27 +124,10 @@ class TrainConfig:
 
 def _check_names(given: Collection[str], aliases: Collection[str] = (), source: str = "") -> None:
     known = [setting.name for setting in fields(TrainConfig)] + list(aliases)
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f": did you mean {close[0]}?" if close else ""
-            raise UserError(f"{source}there is no setting '{name}'{hint}")
-
-
-def _fits(value: object, kind: object) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, kind) or (type(value) is int and _base(kind) is float)
-
-
-def _base(kind: object) -> type:
-    """Return the type of a setting that may also be None."""
-    return (*get_args(kind), kind)[0]
-
-
-def _in_words(kind: object) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return words[_base(kind)] + (" or nothing" if get_args(kind) else "")
+    for name in set(given).difference(known):
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise UserError(f"{source}there is no setting '{name}'{hint}")
 
 
 def read_settings(path: str | Path, aliases: Collection[str] = ()) -> dict:
@@ -144,88 +147,44 @@ def read_settings(path: str | Path, aliases: Collection[str] = ()) -> dict:
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold lines of the form `setting: value`")
     _check_names(settings, aliases, f"{path}: ")
-    for setting in fields(TrainConfig):
-        value = settings.get(setting.name)
-        if isinstance(value, str) and _base(setting.type) is float:
-            with suppress(ValueError):  # YAML takes 1e-3 for text: its numbers have a point
-                settings[setting.name] = float(value)
     return settings
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of the whole lab: the built-in faces to render and the two training runs.
+    """The built-in faces to render, and the settings of the two training runs without folders.
 
-    faces: keyword arguments of `labkit.synth.SynthSizes`; used when no data directory is given.
-    pretrain, finetune: training settings, without folders; see `stage`.
+    faces: arguments of `labkit.synth.SynthSizes`, for when no data directory is given: identities
+    and images of each for world, train, val and test; then the pixels.
     """
 
-    name: str
     about: str
-    faces: dict
+    faces: tuple[int, ...]
     pretrain: TrainConfig
     finetune: TrainConfig
 
-    def stage(self, name: str, **changes) -> TrainConfig:
-        """Return the settings of `pretrain` or `finetune` with changes (folders, seed, …)."""
-        return replace({"pretrain": self.pretrain, "finetune": self.finetune}[name], **changes)
-
 
 PAPER_PRETRAIN = TrainConfig(margin=0.1, scale=30.0, mixed_precision=True)
-PAPER_FINETUNE = TrainConfig(
-    loss="angleproto",
-    images_per_class=2,
-    lr=0.0005,
-    scheduler="cosine_restart",
-    max_epoch=50,
-    mixed_precision=True,
-)
-
-
-def _faces(size: int, **sets: tuple[int, int]) -> dict:
-    """Return the sizes of the built-in sets, each given as (identities, images of each)."""
-    sizes = dict(size=size)
-    for name, (identities, images) in sets.items():
-        sizes |= {f"{name}_identities": identities, f"{name}_images": images}
-    return sizes
-
-
+_FINETUNE = dict(loss="angleproto", images_per_class=2, lr=0.0005, scheduler="cosine_restart")
+PAPER_FINETUNE = TrainConfig(**_FINETUNE, max_epoch=50, mixed_precision=True)
+_DEMO_SCHEDULE = dict(max_epoch=8, lr=0.0015, scheduler="cosine", warmup_epochs=0.5)
 PRESETS = {
     "smoke": Preset(
-        "smoke",
         "a few faces and a few steps, to see that everything works; the numbers mean nothing",
-        _faces(80, world=(24, 6), train=(16, 6), val=(12, 6), test=(12, 6)),
+        (24, 6, 16, 6, 12, 6, 12, 6, 80),
         replace(PAPER_PRETRAIN, mirror=True, image_size=48, batch_size=12, max_epoch=2),
         replace(PAPER_FINETUNE, mirror=True, image_size=48, batch_size=8, max_epoch=2),
     ),
     "demo": Preset(
-        "demo",
         "a quarter of an hour on two cores: real learning, on built-in faces",
-        _faces(112, world=(480, 16), train=(300, 12), val=(50, 10), test=(100, 10)),
-        replace(
-            PAPER_PRETRAIN,
-            mirror=True,
-            image_size=64,
-            batch_size=64,
-            max_epoch=8,
-            lr=0.0015,
-            scheduler="cosine",
-            warmup_epochs=0.5,
-        ),
+        (480, 16, 300, 12, 50, 10, 100, 10, 112),
+        replace(PAPER_PRETRAIN, mirror=True, image_size=64, batch_size=64, **_DEMO_SCHEDULE),
         replace(PAPER_FINETUNE, mirror=True, image_size=64, batch_size=60, max_epoch=10),
     ),
     "paper": Preset(
-        "paper",
         "the full recipe at 224 px, for a GPU and real photos",
-        _faces(256, world=(8631, 100), train=(1229, 68), val=(100, 40), test=(100, 40)),
+        (8631, 100, 1229, 68, 100, 40, 100, 40, 256),
         PAPER_PRETRAIN,
         PAPER_FINETUNE,
     ),
 }
-
-
-def preset(name: str) -> Preset:
-    """Return the preset of that name; UserError with the known names when there is none."""
-    if name not in PRESETS:
-        raise UserError(f"there is no preset '{name}': choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]

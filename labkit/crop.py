@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,25 +14,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from labkit.data.images import DAMAGED, FORMATS, rgb
 from labkit.utils import UserError, reason
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks and the like
 GREY = (128, 128, 128)
 MAX_MEGAPIXELS = 64
 DETECTION_SIDES = (640, 1600)  # a photo's longer side is scaled to between these, in pixels
-SECOND_LOOK_SIDE = 2400  # and to this, where no face was found
-SURE, WEAK = 0.8, 0.4  # beside a face above the first confidence, those below the second go
-
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Face:
-    """A detected face.
+    """A detected face."""
 
-    `box` is (left, top, right, bottom) in pixels of the photo and may leave it; `confidence` is
-    the detector's score, above 0 for a detection, above 1 for a sure one.
-    """
-
-    box: Box
-    confidence: float
+    box: Box  # (left, top, right, bottom) in pixels of the photo, which it may leave
+    confidence: float  # the detector's score, above 0 for a detection, above 1 for a sure one
 
     @property
     def side(self) -> float:
@@ -45,10 +40,8 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
     Reads JPEG, PNG, WebP, BMP, TIFF and still GIF files, and HEIC when `pillow-heif` is
     installed. Transparent parts become grey. JPEGs above 64 megapixels are decoded at a reduced
     scale. `source` is a path, the file's bytes, or a PIL image (not changed); `name` is what to
-    call it in messages, by default the path.
-
-    Raises UserError for a file that is missing, empty, no picture, damaged, an animation, or
-    above 64 megapixels.
+    call it in messages, by default the path. Raises UserError for a file that is missing, empty,
+    no picture, damaged, an animation, or above 64 megapixels.
     """
     if isinstance(source, Image.Image):
         return _upright_rgb(source)
@@ -59,24 +52,12 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
         raise UserError(f"cannot read the photo {name}: {reason(error)}") from None
     if not data:
         raise UserError(f"{name} is empty (0 bytes); copy or download the photo again")
+    formats = FORMATS
+    with suppress(ImportError):
+        import pillow_heif.HeifImagePlugin  # registers itself  # noqa: F401
+
+        formats += ("HEIF",)
     try:
-        return _decode(data, name)
-    except UnidentifiedImageError:
-        if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-            what = "a HEIC photo; pip install pillow-heif, or save it as JPEG"
-        else:
-            what = "not a picture; use a JPEG, PNG or WebP photo"
-    except Image.DecompressionBombError:
-        what = f"above the limit of {MAX_MEGAPIXELS} megapixels; make it smaller first"
-    except DAMAGED:
-        what = "cut short or damaged; copy or download the photo again"
-    raise UserError(f"{name} is {what}")
-
-
-def _decode(data: bytes, name: str) -> Image.Image:
-    formats = (*FORMATS, "HEIF") if _heif() else FORMATS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=formats) as image:
             if image.format not in ("MPO", "TIFF") and getattr(image, "is_animated", False):
                 raise UserError(f"{name} is an animation; save one frame as JPEG or PNG")
@@ -85,6 +66,13 @@ def _decode(data: bytes, name: str) -> Image.Image:
             if image.width * image.height > MAX_MEGAPIXELS * 1e6:
                 raise Image.DecompressionBombError
             return _upright_rgb(image)
+    except UnidentifiedImageError:
+        what = "not a picture; use JPEG, PNG or WebP, or for HEIC pip install pillow-heif"
+    except Image.DecompressionBombError:
+        what = f"above the limit of {MAX_MEGAPIXELS} megapixels; make it smaller first"
+    except DAMAGED:
+        what = "cut short or damaged; copy or download the photo again"
+    raise UserError(f"{name} is {what}")
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -96,15 +84,6 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         backdrop = Image.new("RGBA", image.size, (*GREY, 255))
         image = Image.alpha_composite(backdrop, image.convert("RGBA"))
     return rgb(image)
-
-
-def _heif() -> bool:
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
 
 
 @lru_cache(maxsize=1)
@@ -121,18 +100,16 @@ def find_faces(photo: Image.Image, *, second_look: bool = True) -> list[Face]:
 
     Histograms of oriented gradients with a linear classifier (Dalal and Triggs 2005, as trained
     by King for dlib). The photo's longer side is scaled to between 640 and 1600 pixels first; when
-    nothing is found, a second look at 2400 pixels finds faces from about 1/30 of it. Beside a sure
-    face, weak detections are left out: they are folds and hands more often than people.
-
-    Without `second_look`, which takes six times as long, a photo is searched once. Raises
-    UserError when the detector (package dlib-bin) is not installed.
+    nothing is found, a `second_look` at 2400 pixels, which takes six times as long, finds faces
+    from about 1/30 of it. Beside a sure face, weak detections are left out: they are folds and
+    hands more often than people. Raises UserError when the package dlib-bin is not installed.
     """
     longest = max(photo.size)
     faces = _detect(photo, float(np.clip(longest, *DETECTION_SIDES)) / longest)
     if second_look and not faces and min(photo.size) >= 16:
-        faces = _detect(photo, min(4 * longest, SECOND_LOOK_SIDE) / longest)
-    if any(face.confidence >= SURE for face in faces):
-        faces = [face for face in faces if face.confidence >= WEAK]
+        faces = _detect(photo, min(4 * longest, 2400) / longest)
+    if any(face.confidence >= 0.8 for face in faces):
+        faces = [face for face in faces if face.confidence >= 0.4]
     return sorted(faces, key=lambda face: -face.side * min(max(face.confidence, 0.05), 1.0))
 
 
@@ -140,12 +117,11 @@ def _detect(photo: Image.Image, scale: float) -> list[Face]:
     size = tuple(max(1, round(length * scale)) for length in photo.size)
     scaled = photo.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     found, scores, _ = _detector().run(np.asarray(scaled), 0, 0.0)
-    across, down = photo.width / size[0], photo.height / size[1]
     faces = []
     for face, score in zip(found, scores, strict=True):
-        left, right = face.left() * across, (face.right() + 1) * across
-        top, bottom = face.top() * down, (face.bottom() + 1) * down
-        box = (round(left, 1), round(top, 1), round(right, 1), round(bottom, 1))
+        edges = (face.left(), face.top(), face.right() + 1, face.bottom() + 1)
+        scales = (photo.width / size[0], photo.height / size[1]) * 2
+        box = tuple(round(edge * scale, 1) for edge, scale in zip(edges, scales))
         faces.append(Face(box, round(float(score), 3)))
     return faces
 
@@ -154,26 +130,19 @@ def largest_face(photo: Image.Image, *, name: str = "the photo") -> Face:
     """Return the first of `find_faces`; UserError when there is none."""
     faces = find_faces(photo)
     if not faces:
-        what_to_do = "use one that looks at the camera in good light, or give the face's box"
-        raise UserError(f"no face found in {name}; {what_to_do} (left, top, right, bottom) by hand")
+        raise UserError(f"no face found in {name}: it must look at the camera; or box it by hand")
     return faces[0]
 
 
 def square_around(box: Box) -> tuple[float, float, float]:
-    """Return the square that is cropped for a face: centre x, centre y, half side, in pixels.
+    """Return the square to crop for (left, top, right, bottom): centre x, y, half side, in pixels.
 
     The half side is the longer side of the box divided by 1.5, so that the box fills three
-    quarters of the crop. Raises UserError for a box that is not four finite numbers with
-    left < right and top < bottom.
+    quarters of the crop. Raises UserError for a box without an area.
     """
-    try:
-        left, top, right, bottom = map(float, box)
-        good = left < right and top < bottom and math.isfinite(right - left + bottom - top)
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        wanted = "(left, top, right, bottom) in pixels with left < right and top < bottom"
-        raise UserError(f"a face's box is {wanted}, not {box!r}")
+    left, top, right, bottom = box
+    if not (left < right and top < bottom and math.isfinite(right - left + bottom - top)):
+        raise UserError(f"a box (left, top, right, bottom) has left < right, top < bottom: {box!r}")
     half = max(right - left, bottom - top) / 1.5
     return (left + right) / 2, (top + bottom) / 2, half
 
@@ -181,9 +150,8 @@ def square_around(box: Box) -> tuple[float, float, float]:
 def crop_face(photo: Image.Image, face_or_box: Face | Box, size: int = 256) -> Image.Image:
     """Return the face as the training sets are cropped: a square of `size` pixels, RGB.
 
-    It shows the square of `square_around`, grey (128, 128, 128) where that leaves the photo. A box
-    is (left, top, right, bottom) in pixels of the photo. Raises UserError for a box that is empty,
-    not four numbers, outside the photo or far larger.
+    It shows the square of `square_around`, grey (128, 128, 128) where that leaves the photo. Raises
+    UserError for a box without an area, outside the photo or far larger.
     """
     box = face_or_box.box if isinstance(face_or_box, Face) else face_or_box
     x, y, half = square_around(box)
@@ -191,9 +159,7 @@ def crop_face(photo: Image.Image, face_or_box: Face | Box, size: int = 256) -> I
     left, top = round(x - side / 2), round(y - side / 2)
     overlaps = -side < left < photo.width and -side < top < photo.height
     if not overlaps or side > 8 * max(photo.size):
-        what = "is far larger than" if overlaps else "lies outside"
-        size_of_photo = f"{photo.width}x{photo.height} pixels"
-        raise UserError(f"the box {tuple(box)} {what} the photo of {size_of_photo}")
+        raise UserError(f"the box {box} lies outside the photo of {photo.size} or is far larger")
     square = Image.new("RGB", (side, side), GREY)
     square.paste(photo, (-left, -top))
     return square.resize((size, size), Image.Resampling.BICUBIC)

@@ -63,22 +63,15 @@ def memory_format(device: torch.device) -> torch.memory_format:
 def make_accelerator(device_name: str | None, *, mixed: bool) -> Accelerator:
     """Return Accelerate's handle for this run: one process, or one of those torchrun started.
 
-    Raises UserError when there are fewer GPUs than processes on this machine, or one GPU is named
-    for several processes.
+    Raises UserError when there is no GPU for each process on this machine.
     """
     device = best_device(device_name)
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda" and neighbours > 1:
         if device.index is not None:
-            raise UserError(
-                f"{neighbours} processes cannot share {device}: leave --gpu and --device out, and "
-                "each takes a GPU of its own (CUDA_VISIBLE_DEVICES says which)"
-            )
-        if neighbours > torch.cuda.device_count():
-            raise UserError(
-                f"{neighbours} processes need as many GPUs, found {torch.cuda.device_count()}: "
-                "start fewer, or use --device cpu"
-            )
+            raise UserError(f"{neighbours} processes cannot share {device}: leave --gpu out")
+        if neighbours > (found := torch.cuda.device_count()):
+            raise UserError(f"{neighbours} processes need as many GPUs, found {found}: start fewer")
     # All batches have one size, so cuDNN may look for the fastest way once.
     torch.backends.cudnn.benchmark = device.type == "cuda"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -48,28 +48,24 @@ class Processes:
 
     def on_main(self, work: Callable[[], Any]) -> Any:
         """Return the value of `work` in all processes, or raise its UserError; main calls it."""
-        value = error = None
+        told = [None, None]  # value and error
         if self.main:
             try:
-                value = work()
-            except UserError as raised:
-                error = raised
+                told[0] = work()
+            except UserError as error:
+                told[1] = error
         if self.count > 1:
-            told = [value, error]
             dist.broadcast_object_list(told, src=0, group=self._group)
-            value, error = told if not self.main else (value, error)
-        if error:
-            raise error
-        return value
+        if told[1]:
+            raise told[1]
+        return told[0]
 
     def wrap(self, module: nn.Module, *, find_unused: bool) -> nn.Module:
         """Return the module with gradients averaged over the processes."""
         if self.count == 1 or not any(p.requires_grad for p in module.parameters()):
             return module
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module, device_ids=devices, find_unused_parameters=find_unused
-        )
+        where = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, where, find_unused_parameters=find_unused)
 
     def part(self) -> None:
         """Wait for all at the end of a run, so that none leaves while another still reads."""

@@ -1,17 +1,16 @@
 """What this machine has for the course: versions, devices, memory, disk, built-in faces, data."""
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from contextlib import suppress
-from pathlib import Path
 
+import psutil
 import torch
 from joblib import cpu_count
 
 from labkit import __version__
-from labkit.data import DataDirectory, FaceFolder, PairList
+from labkit.data import DataDirectory, FaceFolder
 from labkit.devices import best_device
 from labkit.synth import head_file
 from labkit.utils import UserError, cache_dir
@@ -23,45 +22,44 @@ GIB = 2**30
 def examine(data_dir: str | None = None) -> tuple[dict, str]:
     """Return everything as a dictionary, and as lines for people."""
     cache, head = cache_dir(), head_file()
+    versions = {package.name: package.version for package in importlib.metadata.distributions()}
+    free = [round(shutil.disk_usage(path).free / GIB, 1) for path in (".", cache)]
     found = {
         "labkit": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: versions.get(name, "not installed") for name in PACKAGES},
         "cores": cpu_count(),
-        "memory_gib": _memory(),
+        "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
         "devices": _devices(),
         "device_used": str(best_device()),
-        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / GIB, 1),
+        "disk_free_gib": free[0],
         "cache": str(cache),
-        "cache_free_gib": round(shutil.disk_usage(cache).free / GIB, 1),
+        "cache_free_gib": free[1],
         "head_model": str(head) if head.exists() else None,
     }
     lines = [
-        f"labkit {found['labkit']}, Python {found['python']}, {found['system']}",
+        f"labkit {__version__}, Python {found['python']}, {found['system']}",
         ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
-        f"processor cores: {found['cores']}; memory: {found['memory_gib'] or '?'} GiB",
+        f"processor cores: {found['cores']}; memory: {found['memory_gib']} GiB",
         f"devices: {', '.join(found['devices'])}; {found['device_used']} will be used",
-        f"disk: {found['disk_free_gib']} GiB free here, {found['cache_free_gib']} GiB in {cache}",
+        f"disk: {free[0]} GiB free here, {free[1]} GiB in {cache}",
         f"built-in head model: {found['head_model'] or 'made on first use, in about a minute'}",
     ]
     if data_dir is not None:
-        found["data"], described = _describe_data(DataDirectory(data_dir))
-        lines += described
+        data, found["data"] = DataDirectory(data_dir), dict(problem=None)
+        for name in ("pretrain", "train", "val", "test"):
+            with suppress(UserError):  # which `check` reports
+                faces = FaceFolder.scan(data.root / name)
+                found["data"][name] = dict(identities=len(faces.identities), images=len(faces))
+                lines.append(f"{name}: {len(faces):,} images of {len(faces.identities):,} people")
+        try:
+            data.check()
+            lines.append("the data directory is in order")
+        except UserError as error:
+            found["data"]["problem"] = str(error)
+            lines.append(str(error))
     return found, "\n".join(lines)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _memory() -> float | None:
-    if not hasattr(os, "sysconf"):  # Windows
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1)
 
 
 def _devices() -> list[str]:
@@ -70,22 +68,3 @@ def _devices() -> list[str]:
         gpu = torch.cuda.get_device_properties(i)
         devices.append(f"cuda:{i} ({gpu.name}, {gpu.total_memory / GIB:.0f} GiB)")
     return devices
-
-
-def _describe_data(data: DataDirectory) -> tuple[dict, list[str]]:
-    found, lines = dict(problem=None), []
-    for name in ("pretrain", "train", "val", "test"):
-        with suppress(UserError):  # which `check` reports
-            folder = FaceFolder.scan(data.root / name)
-            found[name] = dict(identities=len(folder.identities), images=len(folder))
-            lines.append(f"{name}: {len(folder):,} images of {len(folder.identities):,} identities")
-    for path in (data.val_pairs, data.test_pairs, data.test_blind):
-        with suppress(UserError):
-            pairs = PairList.read(path)
-            found[path.name] = dict(pairs=len(pairs), labelled=pairs.labels is not None)
-            lines.append(f"{path.name}: {len(pairs):,} pairs")
-    try:
-        data.check()
-    except UserError as error:
-        found["problem"] = str(error)
-    return found, [*lines, found["problem"] or "the data directory is in order"]

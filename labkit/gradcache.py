@@ -50,18 +50,13 @@ def cached_gradient(
 
     after = random_state(images.device)
     gradients = embeddings.grad.tensor_split(len(chunks))
-    for number, (chunk, gradient, state) in enumerate(zip(chunks, gradients, states), start=1):
+    for i, (chunk, gradient, state) in enumerate(zip(chunks, gradients, states)):
         set_random_state(state, images.device)
-        last = number == len(chunks)
-        with accelerator.autocast(), _averaged(network, last):
+        # DistributedDataParallel averages over the processes once, after the last chunk.
+        waits = hasattr(network, "no_sync") and i + 1 < len(chunks)
+        with accelerator.autocast(), network.no_sync() if waits else contextlib.nullcontext():
             again = network(normalize(chunk, spec))
             if again.requires_grad:
                 again.backward(gradient.to(again.dtype))
     set_random_state(after, images.device)
     return output
-
-
-def _averaged(network: nn.Module, last: bool):
-    """DistributedDataParallel averages the gradients over the processes after the last chunk."""
-    no_sync = getattr(network, "no_sync", None)
-    return contextlib.nullcontext() if last or no_sync is None else no_sync()

@@ -36,18 +36,12 @@ def launch(
     not depend on the number: the batch, the steps and the schedule stay as they are. Losses and
     networks from notebook cells can be used. With several, `after_epoch` is called at the end.
 
-    Raises UserError, also when the notebook has used a GPU before (processes cannot share one
-    that is in use: restart the kernel and go straight to training), and what `fit` raises.
+    Raises UserError, also when the notebook has used a GPU before, and what `fit` raises.
     """
     if num_processes < 1:
         raise UserError(f"num_processes must be 1 or more, not {num_processes}")
     if num_processes == 1:
         return fit(config, after_epoch=after_epoch)
-    if config.batch_size % num_processes:
-        raise UserError(
-            f"the batch size {config.batch_size} cannot be shared equally by "
-            f"{num_processes} processes"
-        )
     if torch.cuda.is_initialized():
         raise UserError(
             "this notebook has used a GPU already, which its processes cannot share: restart the "

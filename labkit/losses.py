@@ -6,45 +6,36 @@
 
 `Softmax`, `AMSoftmax` and `AAMSoftmax` classify each image: they learn a vector of `embedding_size`
 numbers for each of the `num_classes` training identities (two or more). `Triplet` and those below
-it compare the images of a batch with each other. What all of them take, return and raise is said
-in `EmbeddingLoss.forward`.
-
-Your own is a class under `@LOSSES.register("mine")`, best one that extends `EmbeddingLoss`.
+it compare the images of a batch with each other. Your own is a class under
+`@LOSSES.register("mine")`, best one that extends `EmbeddingLoss`.
 """
 
+import inspect
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labkit.registry import LOSSES, call_with_own_settings
+from labkit.registry import LOSSES
 from labkit.utils import UserError
 
 
 class LossOutput(NamedTuple):
-    """The loss of a batch and how often the embeddings were right.
+    """The loss of a batch and how often the embeddings were right."""
 
-    Attributes:
-        loss: scalar tensor to call `backward()` on; float32, or float64 for float64 embeddings.
-        accuracy: scalar tensor without gradient, top-1 accuracy in percent (0 to 100); None for a
-            loss that has none.
-    """
-
-    loss: torch.Tensor
-    accuracy: torch.Tensor | None
+    loss: torch.Tensor  # scalar to call `backward()` on; float32, or float64 as the embeddings
+    accuracy: torch.Tensor | None  # scalar without gradient, in percent; None if there is none
 
 
 class EmbeddingLoss(nn.Module):
     """Base of the losses: checks shapes, computes in full precision, then calls `compute`.
 
-    A loss of your own overrides `compute(embeddings, labels) -> LossOutput`. It compares only what
-    it is given: with several processes, gather the embeddings and labels of all of them first.
-
-    Attributes:
-        min_images_per_class: the fewest images per identity in a batch. With more than 1 the loss
-            compares images, and a batch must have two identities or more.
+    A loss of your own overrides `compute(embeddings, labels) -> LossOutput`. With a
+    `min_images_per_class` above 1 it compares images: a batch must have as many of each identity
+    and two identities or more, and several processes gather theirs first.
     """
 
     min_images_per_class: int = 1
@@ -58,24 +49,19 @@ class EmbeddingLoss(nn.Module):
             labels: (batch,), int64, no identity twice. For a loss with `num_classes` they lie in
                 0 … num_classes - 1; the others only ask which are equal.
 
-        Raises:
-            ValueError: shapes that do not fit, or one identity where images are compared.
-            UserError: fewer images per identity than `min_images_per_class`. (Constructors raise
-                it for a setting outside its range.)
+        Raises ValueError for shapes that do not fit, or one identity where images are compared;
+        UserError for too few images per identity (and constructors, for a setting out of range).
         """
+        name, least = type(self).__name__, self.min_images_per_class
         if embeddings.ndim != 3 or labels.shape != embeddings.shape[:1]:
-            raise ValueError(
-                "expected embeddings (batch, images_per_class, embedding_size) and labels (batch,),"
-                f" got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
-            )
-        batch, images_per_class, _ = embeddings.shape
-        if images_per_class < self.min_images_per_class:
-            raise UserError(
-                f"{type(self).__name__} compares images of one identity: it needs at least"
-                f" {self.min_images_per_class} images per class, not {images_per_class}"
-            )
-        if self.min_images_per_class > 1 and batch < 2:
-            raise ValueError(f"{type(self).__name__} needs at least 2 identities in a batch, got 1")
+            wanted = "embeddings (batch, images_per_class, embedding_size) and labels (batch,)"
+            shapes = f"{tuple(embeddings.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"expected {wanted}, got {shapes}")
+        if embeddings.shape[1] < least:
+            found = embeddings.shape[1]
+            raise UserError(f"{name} needs at least {least} images per class, not {found}")
+        if least > 1 and len(labels) < 2:
+            raise ValueError(f"{name} needs at least 2 identities in a batch, got 1")
         if embeddings.dtype in (torch.float16, torch.bfloat16):
             embeddings = embeddings.float()
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -90,7 +76,6 @@ class Softmax(EmbeddingLoss):
     """A linear classifier over the training identities with cross-entropy.
 
     loss = mean over images of -log softmax(W x + b)[label].
-
     Accuracy: percent of images whose largest logit is their own identity's.
     """
 
@@ -110,21 +95,15 @@ class AMSoftmax(EmbeddingLoss):
     """Additive-margin softmax (CosFace).
 
     loss = mean over images of -log softmax(s · (cos θ_j - m · [j = label]))[label], where θ_j is
-    the angle between the embedding and the learned vector of identity j.
+    the angle between the embedding and the learned vector of identity j, m the margin (0 or more)
+    and s the scale (above 0).
+    Accuracy: percent of images whose largest cosine, without margin, is their own identity's.
 
     Source: Wang et al., Additive Margin Softmax for Face Verification, 2018 (arXiv:1801.05599),
     equation 6; Wang et al., CosFace, 2018 (arXiv:1801.09414), equation 4.
-
-    Args:
-        margin: m, subtracted from the cosine to the own identity; 0 or more.
-        scale: s, the factor on all cosines; more than 0.
-
-    Accuracy: percent of images whose largest cosine, without margin, is their own identity's.
     """
 
-    def __init__(
-        self, embedding_size: int, num_classes: int, margin: float = 0.1, scale: float = 30.0
-    ):
+    def __init__(self, embedding_size: int, num_classes: int, margin=0.1, scale=30.0):
         super().__init__()
         check_setting("num_classes", num_classes, 2)
         check_setting("margin", margin, 0)
@@ -150,15 +129,12 @@ class AAMSoftmax(AMSoftmax):
 
     loss = mean over images of -log softmax(s · cos(θ_j + m · [j = label]))[label]. Where
     θ + m would pass π, and the cosine would grow again, cos θ - m sin m is used instead.
+    All else is as in `AMSoftmax`, but the margin m is an angle in radians, below π.
 
     Source: Deng et al., ArcFace, 2019 (arXiv:1801.07698), equation 3.
-
-    Args and accuracy: as in `AMSoftmax`, but the margin m is an angle in radians, below π.
     """
 
-    def __init__(
-        self, embedding_size: int, num_classes: int, margin: float = 0.5, scale: float = 64.0
-    ):
+    def __init__(self, embedding_size: int, num_classes: int, margin=0.5, scale=64.0):
         super().__init__(embedding_size, num_classes, margin, scale)
         if margin >= math.pi:
             raise UserError(f"the margin of AAMSoftmax is an angle below pi, not {margin}")
@@ -177,27 +153,24 @@ class Triplet(EmbeddingLoss):
 
     loss = mean over triplets of max(0, |a - p|² - |a - n|² + margin), on embeddings of unit
     length. The anchor is the first image of an identity, the positives are its other images, one
-    triplet each; the negative is an image of another identity of the batch.
+    triplet each; the negative is an image of another identity of the batch. The margin is in
+    squared distances, which reach from 0 to 4.
+    Accuracy: percent of triplets whose positive is nearer than their negative.
+
+    mining: how the negative is chosen: "random" (any, with PyTorch's global CPU generator),
+    "semihard" (the nearest of those farther away than the positive, or the farthest of all if none
+    is) or "hard" (the nearest).
 
     Source: Schroff et al., FaceNet, 2015 (arXiv:1503.03832), equations 1 to 4.
-
-    Args:
-        margin: in squared distances, which reach from 0 to 4; 0 or more.
-        mining: how the negative is chosen: "random" (any, with PyTorch's global CPU generator),
-            "semihard" (the nearest of those farther away than the positive, or the farthest of all
-            if none is) or "hard" (the nearest).
-
-    Accuracy: percent of triplets whose positive is nearer than their negative.
     """
 
     min_images_per_class = 2
-    MININGS = ("random", "semihard", "hard")
 
     def __init__(self, margin: float = 0.1, mining: str = "random"):
         super().__init__()
         check_setting("margin", margin, 0)
-        if mining not in self.MININGS:
-            raise UserError(f"mining is one of {', '.join(self.MININGS)}, not {mining!r}")
+        if mining not in ("random", "semihard", "hard"):
+            raise UserError(f"mining is one of random, semihard, hard, not {mining!r}")
         self.margin, self.mining = margin, mining
 
     def compute(self, embeddings: torch.Tensor, labels: torch.Tensor) -> LossOutput:
@@ -236,11 +209,10 @@ class Prototypical(EmbeddingLoss):
 
     The first image of each identity is the query q, the mean of its others the prototype c.
     loss = mean over identities i of -log softmax over j of (-|q_i - c_j|²) at j = i.
+    Accuracy: percent of queries whose nearest prototype is their own.
 
     Source: Snell et al., Prototypical Networks for Few-shot Learning, 2017 (arXiv:1703.05175),
     equations 1 and 2.
-
-    Accuracy: percent of queries whose nearest prototype is their own.
     """
 
     min_images_per_class = 2
@@ -254,20 +226,14 @@ class Prototypical(EmbeddingLoss):
 
 
 class _LearnedScale(EmbeddingLoss):
-    """Base of the losses with w · cos + b, where w > 0 and b are learned.
-
-    Args:
-        init_w: the scale w at the start; more than 0, and kept so.
-        init_b: the shift b at the start.
-    """
+    """Base of the losses with w · cos + b, where w > 0 and b are learned."""
 
     min_images_per_class = 2
 
-    def __init__(self, init_w: float = 10.0, init_b: float = -5.0):
+    def __init__(self):
         super().__init__()
-        check_setting("init_w", init_w, 0, inclusive=False)
-        self.w = nn.Parameter(torch.tensor(float(init_w)))
-        self.b = nn.Parameter(torch.tensor(float(init_b)))
+        self.w = nn.Parameter(torch.tensor(10.0))
+        self.b = nn.Parameter(torch.tensor(-5.0))
 
     def scores(self, cosine: torch.Tensor) -> torch.Tensor:
         # The value stays above 0; the gradient passes, so that w can grow again.
@@ -281,12 +247,10 @@ class AngularPrototypical(_LearnedScale):
 
     The first image of each identity is the query q, the mean of its others the prototype c.
     loss = mean over identities i of -log softmax over j of (w cos(q_i, c_j) + b) at j = i.
+    Accuracy: percent of queries whose largest cosine is to their own prototype.
 
     Source: Chung et al., In defence of metric learning for speaker recognition, 2020
-    (arXiv:2003.11982), section 2.3. (b cannot change the loss; it is kept because the paper and
-    its checkpoints have it.)
-
-    Accuracy: percent of queries whose largest cosine is to their own prototype.
+    (arXiv:2003.11982), section 2.3, which has b too, though it cannot change the loss.
     """
 
     def compute(self, embeddings: torch.Tensor, labels: torch.Tensor) -> LossOutput:
@@ -303,11 +267,10 @@ class GE2E(_LearnedScale):
 
     Embeddings e_ji of unit length; c_k is the mean of identity k's, without e_ji itself where
     k = j. loss = mean over images of -log softmax over k of (w cos(e_ji, c_k) + b) at k = j.
+    Accuracy: percent of images whose largest cosine is to their own identity's centroid.
 
     Source: Wan et al., Generalized End-to-End Loss for Speaker Verification, 2018
     (arXiv:1710.10467), equations 1, 6, 8 and 9 (a mean here, where the paper has a sum).
-
-    Accuracy: percent of images whose largest cosine is to their own identity's centroid.
     """
 
     def compute(self, embeddings: torch.Tensor, labels: torch.Tensor) -> LossOutput:
@@ -325,22 +288,18 @@ class GE2E(_LearnedScale):
 
 @LOSSES.register("softmaxproto", "softmaxprototypical")
 class SoftmaxPrototypical(EmbeddingLoss):
-    """The sum of `Softmax` on every image and `AngularPrototypical` on the batch.
+    """The sum of `Softmax`, whose accuracy it has, and `AngularPrototypical`.
 
     Source: the combined objective of Heo et al., Clova baseline system for the VoxCeleb speaker
     recognition challenge 2020 (arXiv:2009.14153), section 2.3.
-
-    Accuracy: the one of `Softmax`.
     """
 
     min_images_per_class = 2
 
-    def __init__(
-        self, embedding_size: int, num_classes: int, init_w: float = 10.0, init_b: float = -5.0
-    ):
+    def __init__(self, embedding_size: int, num_classes: int):
         super().__init__()
         self.softmax = Softmax(embedding_size, num_classes)
-        self.angleproto = AngularPrototypical(init_w, init_b)
+        self.angleproto = AngularPrototypical()
 
     def compute(self, embeddings: torch.Tensor, labels: torch.Tensor) -> LossOutput:
         classified = self.softmax(embeddings, labels)
@@ -353,15 +312,12 @@ class SupCon(EmbeddingLoss):
     """Supervised contrastive loss: all images of the same identity against all others.
 
     Embeddings z of unit length, P(i) the other images of image i's identity.
-    loss = mean over i of -1/|P(i)| Σ_{p in P(i)} log(exp(z_i·z_p/τ) / Σ_{a ≠ i} exp(z_i·z_a/τ)).
+    loss = mean over i of -1/|P(i)| Σ_{p in P(i)} log(exp(z_i·z_p/τ) / Σ_{a ≠ i} exp(z_i·z_a/τ)),
+    with the temperature τ above 0.
+    Accuracy: percent of images whose nearest other image shows the same identity.
 
     Source: Khosla et al., Supervised Contrastive Learning, 2020 (arXiv:2004.11362), equation 2
     (a mean here, where the paper has a sum).
-
-    Args:
-        temperature: τ, more than 0.
-
-    Accuracy: percent of images whose nearest other image shows the same identity.
     """
 
     min_images_per_class = 2
@@ -383,29 +339,41 @@ class SupCon(EmbeddingLoss):
         return LossOutput(loss, 100.0 * hits.float().mean())
 
 
-def build_loss(
-    name: str, *, embedding_size: int, num_classes: int | None = None, **settings: Any
-) -> EmbeddingLoss:
-    """Build a loss by its name, with those of the settings that it takes.
+def build_loss(name: str, *, embedding_size: int, num_classes=None, **settings) -> EmbeddingLoss:
+    """Build a loss by its name in `LOSSES`, with those of the settings that it takes.
 
-    Args:
-        name: a name in `LOSSES` (see `LOSSES.names()`).
-        embedding_size: numbers per embedding.
-        num_classes: training identities; may be None for losses that compare images only.
-        **settings: margin, scale, mining, temperature, … None stands for the loss's default. A
-            setting of another loss is left out in silence, so one set of settings serves all.
+    num_classes: training identities; may be None for losses that compare images only.
+    settings: margin, scale, mining, temperature, … None stands for the loss's default. A setting
+    of another loss is left out in silence, so one set of settings serves all.
 
-    Raises:
-        UserError: an unknown name, a setting that no loss takes, a value outside its range, or
-            none for a setting without a default.
+    Raises UserError for an unknown name, a setting that no loss takes, a value outside its range,
+    or none for a setting without a default.
     """
-    settings = {"embedding_size": embedding_size, "num_classes": num_classes, **settings}
-    return call_with_own_settings(LOSSES, name, settings)
+    settings |= dict(embedding_size=embedding_size, num_classes=num_classes)
+    given = {key: value for key, value in settings.items() if value is not None}
+    loss = LOSSES.get(name)
+    own = _settings_of(loss)
+    if own is None:
+        return loss(**given)
+    known = {key for other in LOSSES.names() for key in _settings_of(LOSSES.get(other)) or ()}
+    if unknown := given.keys() - known - own.keys():
+        raise UserError(f"no loss has a setting {' or '.join(unknown)}")
+    for missing, parameter in own.items():
+        if missing not in given and parameter.default is parameter.empty:
+            raise UserError(f"the loss {name} needs {missing}: set it, or give it a default value")
+    return loss(**{key: value for key, value in given.items() if key in own})
 
 
-def one_row_per_image(
-    embeddings: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _settings_of(loss: Callable) -> dict[str, inspect.Parameter] | None:
+    """The arguments of a loss by name; None if it takes any, as with **settings."""
+    if inspect.isclass(loss) and loss.__init__ is nn.Module.__init__:
+        return {}
+    parameters = dict(inspect.signature(loss).parameters)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return None if takes_any else parameters
+
+
+def one_row_per_image(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple:
     """Turn (batch, m, d) and (batch,) into (batch · m, d) and (batch · m,)."""
     return embeddings.flatten(0, 1), labels.repeat_interleave(embeddings.shape[1])
 

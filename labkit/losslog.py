@@ -54,8 +54,7 @@ class LossLog:
         if len(names) > MAX_UNREADABLE * state.images:
             raise UserError(
                 f"{len(names)} of {state.images} images in {self.faces.root} cannot be decoded, "
-                f"more than 1 %: {', '.join(state.unreadable[:10])}; put whole ones in their "
-                "place, or remove them and train in another run folder"
+                f"more than 1 %: {', '.join(state.unreadable[:10])}; mend them or remove them"
             )
         state.loss_sum, state.accuracy_sum = self.processes.mean(self.sums)
         loss, accuracy = state.loss_sum / state.step, state.accuracy_sum / state.step

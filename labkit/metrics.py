@@ -166,8 +166,7 @@ def threshold_at_far(scores, labels, far: float) -> float:
 def tar_at_far(scores, labels, fars: Sequence[float] = (0.1, 0.01, 0.001)) -> np.ndarray:
     """Return the true-accept rates, float64 (len(fars),), at false-accept rates of at most `fars`.
 
-    Each is the best rate that some threshold reaches without exceeding its FAR; nothing is
-    interpolated.
+    Each is the best that some threshold reaches; nothing is interpolated.
     """
     targets, _ = _sorted_classes(scores, labels)
     thresholds = [threshold_at_far(scores, labels, far) for far in np.atleast_1d(fars)]
@@ -183,10 +182,7 @@ def min_dcf(
     divided by the cost of the better of accepting everything and rejecting everything.
     """
     if not (0.0 < p_target < 1.0 and c_miss > 0 and c_fa > 0):
-        raise UserError(
-            "p_target must be between 0 and 1, c_miss and c_fa must be positive: "
-            f"got {p_target}, {c_miss} and {c_fa}"
-        )
+        raise UserError("p_target must be between 0 and 1, c_miss and c_fa must be positive")
     far, frr, _ = det(scores, labels)
     miss, accept = c_miss * p_target, c_fa * (1.0 - p_target)
     return float(np.min(miss * frr + accept * far) / min(miss, accept))
@@ -207,10 +203,8 @@ def rank_k(similarity, probe_labels, gallery_labels, k: int | Sequence[int] = 1)
         raise UserError(
             f"similarity must be (probes, gallery images) = {expected}, got {similarity.shape}"
         )
-    if np.isnan(similarity).any():
-        raise UserError("similarity holds NaN: every similarity must be a number")
-    if np.min(k) < 1:
-        raise UserError(f"k must be at least 1, got {k}")
+    if np.isnan(similarity).any() or np.min(k) < 1:
+        raise UserError(f"similarity must not hold NaN and k must be at least 1, got k = {k}")
     identities, column = np.unique(gallery_labels, return_inverse=True)
     missing = ~np.isin(probe_labels, identities)
     if missing.any():
@@ -282,10 +276,9 @@ def bootstrap(
 
 
 def _units(pairs: int, left_ids, right_ids) -> tuple[int, np.ndarray, np.ndarray]:
-    """What is drawn: how many units there are, and the unit of each pair's left and right image.
+    """How many units are drawn, and the units of each pair, whose draws are multiplied.
 
-    A pair counts the product of its units' draws. The right one is a dummy that is always drawn
-    once where the left one is enough: two images of one person, or pairs drawn as such.
+    The right one is a dummy, always drawn once, in pairs of one person or pairs drawn as such.
     """
     if (left_ids is None) != (right_ids is None):
         raise UserError("left_ids and right_ids must be given together")

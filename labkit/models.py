@@ -10,7 +10,6 @@ VoxCeleb trainer gives them, so that its checkpoints load. Your own network is a
 """
 
 import copy
-import difflib
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,9 +25,8 @@ from labkit.utils import UserError, short_reason
 class InputSpec:
     """The input that a network expects; it travels with the weights.
 
-    Attributes:
-        image_size: side of the square input, in pixels.
-        mean, std: per channel (red, green, blue), for pixels in 0 to 1: (pixel - mean) / std.
+    image_size: side of the square input, in pixels. mean, std: per channel (red, green, blue), for
+    pixels in 0 to 1: (pixel - mean) / std.
     """
 
     image_size: int = 224
@@ -38,9 +36,7 @@ class InputSpec:
 
 def normalize(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     """Turn uint8 (n, 3, h, w) into the float32 that a network expects, on the same device."""
-    shape = (1, 3, 1, 1)
-    mean = torch.tensor(spec.mean, device=pixels.device).view(shape) * 255
-    std = torch.tensor(spec.std, device=pixels.device).view(shape) * 255
+    mean, std = torch.tensor([spec.mean, spec.std], device=pixels.device).view(2, 3, 1, 1) * 255
     return pixels.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
@@ -86,11 +82,9 @@ class ThinBlock(nn.Module):
 class ThinResNet34(nn.Module):
     """A residual network with few channels: 4,897,776 parameters at 512 outputs.
 
-    Stem of 7×7 stride 2 and 3×3 max-pool of stride 2, four stages of `ThinBlock` with strides
-    1, 2, 2, 2, global average pool, one linear layer.
-
-    Source: the fast ResNet of Chung et al., In defence of metric learning for speaker
-    recognition, 2020 (arXiv:2003.11982), with an image stem.
+    A 7×7 stem and a 3×3 max-pool of stride 2 each, four stages of `ThinBlock` with strides 1, 2, 2,
+    2, global average pool, one linear layer. Source: the fast ResNet of Chung et al., In defence of
+    metric learning for speaker recognition, 2020 (arXiv:2003.11982), with an image stem.
     """
 
     blocks = (2, 3, 3, 3)
@@ -180,9 +174,8 @@ class IBlock(nn.Module):
 class IResNet18(nn.Module):
     """ArcFace's improved residual network.
 
-    A 3×3 stem at full resolution, four stages of 64 to 512 channels with stride 2 each, a 7×7 map,
-    one linear layer and batch norm of the embedding. The map is 7×7 by itself for images of
-    112 pixels, the size it is made for; at other sizes it is brought to 7×7 by average pooling.
+    A 3×3 stem at full resolution, four stages of 64 to 512 channels with stride 2 each, a 7×7 map
+    (by itself for images of 112 pixels, else by average pooling), one linear layer and batch norm.
 
     Source: Deng et al., ArcFace, 2019 (arXiv:1801.07698), section 3.1, the BN-FC-BN output of
     Han et al., Deep Pyramidal Residual Networks, 2017 (arXiv:1610.02915).
@@ -227,21 +220,17 @@ class IResNet50(IResNet18):
 
 
 def timm_model(name: str):
-    """Return a builder of timm's network with random weights and a linear embedding layer.
-
-    Transformers made for one image size are asked to take any; a few cannot.
-    """
+    """Return a builder of timm's network with random weights and a linear embedding layer."""
     try:
         import timm
     except ImportError:
-        needs = "needs the timm package; pip install 'kstar-facelab[timm]'"
-        raise UserError(f"timm:{name} {needs}") from None
+        what = "needs the timm package; pip install 'kstar-facelab[timm]'"
+        raise UserError(f"timm:{name} {what}") from None
     if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
-        raise UserError(f"timm has no model {name!r}; some of its names: {near}")
+        raise UserError(f"timm has no model {name!r}; see timm.list_models('*{name}*')")
 
     def build(embedding_size: int = 512) -> nn.Module:
-        try:
+        try:  # transformers made for one image size are asked to take any; a few cannot
             return timm.create_model(name, num_classes=embedding_size, dynamic_img_size=True)
         except TypeError:
             return timm.create_model(name, num_classes=embedding_size)
@@ -257,10 +246,8 @@ def build_model(name: str, embedding_size: int = 512) -> nn.Module:
 
     The name is one of `MODELS.names()`, or `timm:NAME` with the extra. Returns a module in training
     mode that maps images (n, 3, h, w), float, to (n, embedding_size). Raises UserError for an
-    unknown name, an embedding size below 1 and a network that cannot be built.
+    unknown name and a network that cannot be built.
     """
-    if type(embedding_size) is not int or embedding_size < 1:
-        raise UserError(f"embedding_size must be a whole number from 1, not {embedding_size!r}")
     make = MODELS.get(name)
     try:
         return make(embedding_size)
@@ -276,10 +263,9 @@ def count_parameters(model: nn.Module) -> int:
 
 @torch.no_grad()
 def describe(model: nn.Module, image_size: int = 224) -> str:
-    """Return a table of a network's stages for one image: name, output shape, parameters.
+    """Return a table of a network's stages, in the order in which an image passes them.
 
-    The stages are the layers and blocks that the network names itself, in the order in which the
-    image passes them; shapes are channels × height × width. The network stays as it was.
+    Their names, output shapes (channels × height × width), parameters. The network stays as it was.
     """
     rows = [f"{'stage':<12}{'output':>18}{'parameters':>14}"]
 
@@ -297,9 +283,8 @@ def describe(model: nn.Module, image_size: int = 224) -> str:
 def freeze_backbone(model: nn.Module, frozen: bool = True) -> None:
     """Freeze (or free) every layer but the embedding layer: the last linear one and what follows.
 
-    Frozen layers get no gradient and their batch norms keep their running statistics. As
-    `model.train()` makes batch norms update them again, call this after it. Raises UserError when
-    the model has no linear layer, so that no embedding layer can be told apart.
+    Frozen layers get no gradient, frozen batch norms keep their running statistics; call this after
+    `model.train()`, which makes them update again. Raises UserError without a linear layer.
     """
     layers = [m for m in model.modules() if not list(m.children())]
     linear = [i for i, m in enumerate(layers) if isinstance(m, nn.Linear)]
@@ -316,8 +301,7 @@ def freeze_backbone(model: nn.Module, frozen: bool = True) -> None:
 
 def _stages(block, blocks, channels, first_stride):
     before = channels[0]
-    for i, (count, after) in enumerate(zip(blocks, channels)):
-        stride = first_stride if i == 0 else 2
+    for count, after, stride in zip(blocks, channels, (first_stride, 2, 2, 2)):
         rest = [block(after, after) for _ in range(count - 1)]
         yield nn.Sequential(block(before, after, stride), *rest)
         before = after
@@ -326,6 +310,5 @@ def _stages(block, blocks, channels, first_stride):
 def _shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
     if stride == 1 and channels_in == channels:
         return nn.Identity()
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-    )
+    convolution = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels))

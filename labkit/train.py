@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from labkit.losslog import LossLog
 from labkit.metrics import eer, pair_similarities
 from labkit.models import InputSpec, build_model, freeze_backbone, normalize
 from labkit.registry import load_plugin
-from labkit.utils import Stopped, StopSignals, UserError, progress, short_reason
+from labkit.utils import StopNow, Stopped, StopSignals, UserError, progress, short_reason
 
 STEPS_BETWEEN_LOGS = 10
 OPTIMIZERS = {
@@ -137,7 +138,8 @@ def fit(
         torch.manual_seed(config.seed)
         if config.plugin:
             load_plugin(config.plugin)
-        faces = processes.on_main(lambda: _face_folder(config, folder))
+        scan = partial(FaceFolder.scan, config.train_dir, extensions=config.train_extensions)
+        faces = processes.on_main(lambda: scan(cache=folder.path / "train_scan.npz"))
         pairs = processes.on_main(lambda: _validation_pairs(config)) if config.val_list else None
         accelerator.print(check_data(faces, config, state, processes.count), end="")
         loader = train_loader(
@@ -158,9 +160,17 @@ def fit(
         unused = check_network_and_loss(network, loss, spec, config) or config.freeze_epochs > 0
         network.to(device, memory_format=memory_format(device))
         learned = nn.ModuleDict(dict(network=network, loss=loss.to(device)))
-        optimizer = accelerator.prepare(_optimizer(config, learned, device))
+        optimizer = accelerator.prepare(
+            OPTIMIZERS[config.optimizer](
+                learned.parameters(),
+                lr=config.lr,
+                weight_decay=config.weight_decay,
+                fused=device.type in ("cpu", "cuda"),
+            )
+        )
+        run = _Run(folder, state, learned, optimizer, accelerator)
         if saved:
-            _restore(folder, saved, learned, optimizer, accelerator)
+            run.restore(saved)
             accelerator.print(
                 f"{folder.path}: going on in epoch {state.epoch + 1} after step {state.step}"
             )
@@ -169,7 +179,7 @@ def fit(
         step_loss = processes.wrap(loss, find_unused=unused)
         if processes.count > 1 and getattr(loss, "min_images_per_class", 1) > 1:
             step_loss = LossOverAllProcesses(step_loss)
-        save_state = partial(_save_state, folder, state, learned, optimizer, accelerator)
+        about = dict(model_name=config.model, embedding_size=config.embedding_size, input_spec=spec)
 
         keep_freed_memory(device)
         stop = cleanup.enter_context(StopSignals())
@@ -209,7 +219,7 @@ def fit(
                     if save_now or state.step % STEPS_BETWEEN_LOGS == 0 or state.step == steps:
                         bar.set_postfix_str(log.look())
                     if save_now:
-                        processes.on_main(save_state)
+                        processes.on_main(run.save)
                         last_saved = time.monotonic()
                         _end_if(stopping, stop, folder)
 
@@ -217,7 +227,7 @@ def fit(
             last = epoch + 1 == config.max_epoch
             if pairs and (last or (epoch + 1) % config.val_interval == 0):
                 # The trained epoch is safe before validation, which a signal breaks off.
-                processes.on_main(save_state)
+                processes.on_main(run.save)
                 _end_if(processes.any(stop)[0], stop, folder)
                 row["val_eer"] = processes.on_main(
                     lambda: _validate_or_stop(network, spec, pairs, config, stop)
@@ -225,11 +235,11 @@ def fit(
                 _end_if(row["val_eer"] is None, stop, folder)
             is_best = state.end_epoch(row, validated=bool(pairs))
             accelerator.print(_line(row, config))
-            save = partial(_save_weights, folder, network, config, spec, is_best=is_best)
-            processes.on_main(save)
-            processes.on_main(save_state)
+            for path in [folder.last, folder.best] if is_best else [folder.last]:
+                processes.on_main(partial(save_weights, path, network, **about))
+            processes.on_main(run.save)
             last_saved = time.monotonic()
-            if config.tensorboard and processes.main:
+            if processes.main and config.tensorboard:
                 folder.write_tensorboard(row)
             if processes.main and after_epoch:
                 after_epoch(folder.path, state.rows)
@@ -244,88 +254,56 @@ def fit(
         return folder.result(state)
 
 
-def _face_folder(config: TrainConfig, folder: RunFolder) -> FaceFolder:
-    cache = folder.path / "train_scan.npz"
-    return FaceFolder.scan(config.train_dir, extensions=config.train_extensions, cache=cache)
+@dataclass
+class _Run:
+    """What changes while a run goes on, and so is saved and restored."""
+
+    folder: RunFolder
+    state: TrainingState
+    learned: nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+
+    def save(self) -> None:
+        """Write all that resuming needs as one file, and metrics.csv after it."""
+        state, scaler = self.state, self.accelerator.scaler
+        for name, value in self.learned.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise UserError(
+                    f"the weights {name} are no longer numbers after step {state.step} of epoch "
+                    f"{state.epoch + 1}; {self.folder.last_checkpoint()}: lower lr, or train "
+                    "without mixed precision"
+                )
+        self.folder.save_state(
+            dict(
+                position=vars(state),
+                module=self.learned.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                scaler=None if scaler is None else scaler.state_dict(),
+                random=random_state(self.accelerator.device),
+            )
+        )
+        self.folder.write_metrics(state.rows)
+
+    def restore(self, saved: dict) -> None:
+        """Bring back what `save` has written; UserError when it is of another network."""
+        try:
+            self.learned.load_state_dict(saved["module"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the network or the loss is not the one that {self.folder.path} was trained with "
+                f"({short_reason(error)}): choose another run folder"
+            ) from error
+        if self.accelerator.scaler is not None and saved["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        set_random_state(saved["random"], self.accelerator.device)
 
 
 def _validation_pairs(config: TrainConfig) -> PairList:
     pairs = PairList.read(config.val_list, config.val_dir)
     pairs.check_labels(config.val_list)
     return pairs
-
-
-def _optimizer(
-    config: TrainConfig, learned: nn.Module, device: torch.device
-) -> torch.optim.Optimizer:
-    """The optimizer of the settings, in one fused kernel per step where there is one."""
-    return OPTIMIZERS[config.optimizer](
-        learned.parameters(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
-
-
-def _save_state(
-    folder: RunFolder,
-    state: TrainingState,
-    learned: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-) -> None:
-    """Write all that resuming needs as one file, and metrics.csv after it."""
-    for name, value in learned.named_parameters():
-        if not bool(torch.isfinite(value).all()):
-            raise UserError(
-                f"the weights {name} are no longer numbers after step {state.step} of epoch "
-                f"{state.epoch + 1}; {folder.last_checkpoint()}: lower lr, or train without mixed "
-                "precision"
-            )
-    folder.save_state(
-        dict(
-            position=vars(state),
-            module=learned.state_dict(),
-            optimizer=optimizer.state_dict(),
-            scaler=None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-            random=random_state(accelerator.device),
-        )
-    )
-    folder.write_metrics(state.rows)
-
-
-def _restore(
-    folder: RunFolder,
-    saved: dict,
-    learned: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-) -> None:
-    """Bring back what `_save_state` has written; UserError when it is of another network."""
-    try:
-        learned.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the network or the loss is not the one that {folder.path} was trained with "
-            f"({short_reason(error)}): choose another run folder"
-        ) from error
-    if accelerator.scaler is not None and saved["scaler"]:
-        accelerator.scaler.load_state_dict(saved["scaler"])
-    set_random_state(saved["random"], accelerator.device)
-
-
-def _save_weights(
-    folder: RunFolder, network: nn.Module, config: TrainConfig, spec: InputSpec, *, is_best: bool
-) -> None:
-    for path in [folder.last, folder.best] if is_best else [folder.last]:
-        save_weights(
-            path,
-            network,
-            model_name=config.model,
-            embedding_size=config.embedding_size,
-            input_spec=spec,
-        )
 
 
 def _validate_or_stop(
@@ -335,7 +313,7 @@ def _validate_or_stop(
     stop.at_once = True
     try:
         return validate(network, spec, pairs, config)
-    except Stopped:
+    except StopNow:
         return None
     finally:
         stop.at_once = False

@@ -202,12 +202,16 @@ def map_ahead(executor: Executor, function: Callable, items: Iterable, ahead: in
 # Stop signals
 
 
+class StopNow(BaseException):
+    """A signal inside `StopSignals(at_once=True)`; no `except Exception` takes it for a fault."""
+
+
 class StopSignals:
     """Notes SIGTERM and SIGINT (Ctrl-C, a kernel's interrupt) while its block runs.
 
     A loop asks `if stop:` after each step, so that it can finish the step and save. With
-    `at_once` True a signal raises Stopped where it comes, for work that can be thrown away.
-    Outside the main thread, where signals cannot be caught, it does nothing.
+    `at_once` True, for work that can be thrown away, a signal raises StopNow where it comes, and
+    Stopped at the end of the block. Outside the main thread it does nothing.
     """
 
     def __init__(self, *, at_once: bool = False):
@@ -227,11 +231,13 @@ class StopSignals:
         self.name = signal.Signals(number).name
         if self.at_once:
             self.at_once = False  # a second signal would come in the middle of the way out
-            raise Stopped(f"stopped by {self.name}; give the same command again")
+            raise StopNow
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
+        if kind is StopNow:
+            raise Stopped(f"stopped by {self.name}; give the same command again") from None
 
 
 # Progress bars

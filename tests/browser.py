@@ -13,17 +13,11 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-    "--no-first-run",
-]
+import nbformat
+
+from labkit.notebooks import notebook_folder
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -35,7 +29,8 @@ can see that no photo is in it."""
 
 def chromium_path() -> str | None:
     """Where the system's Chromium is, or None."""
-    return next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 @contextmanager
@@ -45,10 +40,8 @@ def browser():
 
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
-        try:
-            yield started
-        finally:
-            started.close()
+        yield started
+        started.close()
 
 
 @contextmanager
@@ -59,7 +52,6 @@ def jupyter_lab(folder: Path):
         path = own / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    (own / "tmp").mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -71,15 +63,11 @@ def jupyter_lab(folder: Path):
         *("--LabApp.news_url=None", f"--LabApp.user_settings_dir={own / 'settings'}"),
         *(f"--LabApp.workspaces_dir={own / 'workspaces'}", "--LabApp.extension_manager=readonly"),
     ]
+    folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    environment = os.environ | {name: str(own / name.lower()) for name in folders}
+    environment["TMPDIR"] = str(folder)  # where a test would see a photo that is left there
     root = str(Path(__file__).parent.parent)
-    environment = os.environ | {
-        "JUPYTER_CONFIG_DIR": str(own / "config"),
-        "JUPYTER_DATA_DIR": str(own / "data"),
-        "JUPYTER_RUNTIME_DIR": str(own / "runtime"),
-        "IPYTHONDIR": str(own / "ipython"),
-        "TMPDIR": str(own / "tmp"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-    }
+    environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     with open(own / "log.txt", "wb") as log:
         server = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -96,8 +84,8 @@ def jupyter_lab(folder: Path):
             server.wait()
 
 
-def _wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
-    last = time.monotonic() + seconds
+def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    last = time.monotonic() + 60
     while time.monotonic() < last and server.poll() is None:
         try:
             with urllib.request.urlopen(address, timeout=2):
@@ -107,23 +95,32 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float 
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
-def run_all_cells(page) -> None:
-    """Run every cell of the notebook that is open in a JupyterLab page, once its kernel is up."""
-    page.wait_for_function(
-        """() => {
-          const panel = window.jupyterapp?.shell?.currentWidget
-          return panel?.sessionContext?.session?.kernel?.connectionStatus === 'connected'
-            && panel.content.widgets.length > 3
-        }""",
-        timeout=60_000,
-    )
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-
-
-def save_notebook(page, path: Path) -> dict:
-    """Save the open notebook and read it."""
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    return json.loads(path.read_text(encoding="utf-8"))
+@contextmanager
+def lookalike_page(chromium, folder: Path, run: Path, data: Path, height: int):
+    """Notebook 4 in a JupyterLab on `folder`, run to its end on the weights of `run`."""
+    notebook = nbformat.read(notebook_folder() / "04_lookalike.ipynb", as_version=4)
+    settings = f'preset, run_dir = "smoke", {str(run)!r}\ndata_dir = {str(data)!r}'
+    notebook.cells.insert(2, nbformat.v4.new_code_cell(settings))
+    nbformat.write(notebook, folder / "04_lookalike.ipynb")
+    with jupyter_lab(folder) as address:
+        page = chromium.new_page(viewport={"width": 1280, "height": height})
+        page.goto(address("04_lookalike.ipynb"))
+        page.wait_for_function(
+            """() => {
+              const panel = window.jupyterapp?.shell?.currentWidget
+              return panel?.sessionContext?.session?.kernel?.connectionStatus === 'connected'
+                && panel.content.widgets.length > 3
+            }""",
+            timeout=60_000,
+        )
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        page.wait_for_selector("button.widget-upload", timeout=300_000)
+        page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext"
+            ".session.kernel.status === 'idle'"
+        )
+        yield page
+        page.close()
 
 
 def choose_files(page, *paths: Path) -> None:

@@ -1,6 +1,7 @@
-"""Running the scripts of `data_scripts/` in tests: as a person does, and into trouble."""
+"""Running the scripts of `data_scripts/` in tests, and the photos and archives they run on."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -13,13 +14,60 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-SCRIPTS = Path(__file__).parent.parent / "data_scripts"
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "data_scripts"
 if str(SCRIPTS) not in sys.path:
     sys.path.insert(0, str(SCRIPTS))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{SCRIPTS}:{ROOT}", "LABKIT_PROGRESS": "none"}
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "LABKIT_PROGRESS": "none"}
+
+def photo(identity: int, number: int, size: int = 96) -> Image.Image:
+    """A picture like no other of its identity or another's, in its identity's colours."""
+    rng = np.random.default_rng([identity, 77])
+    colours = rng.integers(40, 216, (3, 3))
+    rng = np.random.default_rng([identity, number])
+    image = Image.new("RGB", (size, size), tuple(colours[0]))
+    draw = ImageDraw.Draw(image)
+    for k in range(14):
+        x, y = rng.integers(-size // 4, size, 2)
+        w, h = rng.integers(size // 8, size // 2, 2)
+        shade = float(rng.uniform(0.3, 1.2))
+        colour = tuple(int(c) for c in np.clip(colours[k % 3] * shade, 0, 255))
+        shape = draw.ellipse if k % 2 else draw.rectangle
+        shape((int(x), int(y), int(x + w), int(y + h)), fill=colour)
+    return image
+
+
+def make_photos(
+    root: Path, identities: int, images: int, *, first: int = 0, size: int = 96
+) -> Path:
+    """A face folder of such pictures: person000/000.png and so on."""
+    for i in range(first, first + identities):
+        folder = root / f"person{i:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for j in range(images):
+            photo(i, j, size).save(folder / f"{j:03d}.jpg", quality=92)
+    return root
+
+
+def script(module, capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a script's `main`, in this process."""
+    from parts.job import main
+
+    capsys.readouterr()
+    flags = module.arguments()
+    flags.prog = f"{module.__name__}.py"
+    code = main(module.run, flags, [str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def summary(module, capsys, *arguments) -> dict:
+    """The summary of a script that must succeed."""
+    code, out, err = script(module, capsys, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
 
 
 def command(script: str, *flags: str | Path) -> list[str]:
@@ -47,26 +95,49 @@ def kill_when(ready: Callable[[], bool], script: str, *flags: str | Path) -> Non
     assert run.returncode == -9, f"it ended before it could be killed: {error.decode()}"
 
 
-def contents(out: Path, *, but: str) -> dict[str, bytes]:
-    """The bytes of every file below `out`, those whose names begin with `but` excepted.
+def run_killed(name: str, target: str, after: int, *arguments, setup: str = "") -> None:
+    """Run a script in a process that is killed at the `after`-th call of `target` (module.name).
 
-    These are not opened: while a script is at work, its unfinished files come and go.
+    The call before the kill has done its work; nothing is cleaned up.
     """
-    names = {path: str(path.relative_to(out)) for path in out.rglob("*")}
-    wanted = {path: name for path, name in names.items() if not name.startswith(but)}
-    return {name: path.read_bytes() for path, name in wanted.items() if path.is_file()}
+    module, _, function = target.rpartition(".")
+    code = f"""
+import importlib, os, signal, sys
+{setup}
+module = importlib.import_module({module!r})
+real, calls = getattr(module, {function!r}), []
+def counted(*args, **more):
+    calls.append(1)
+    result = real(*args, **more)
+    if len(calls) >= {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(module, {function!r}, counted)
+script = importlib.import_module({name!r})
+from parts.job import main
+sys.exit(main(script.run, script.arguments(), {[str(a) for a in arguments]!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Return the bytes of every file below `root` that is not hidden.
+
+    While a script is at work, its unfinished files come and go; these are hidden.
+    """
+    names = {path: path.relative_to(root) for path in sorted(root.rglob("*"))}
+    shown = {p: n for p, n in names.items() if not any(part[0] == "." for part in n.parts)}
+    return {str(name): path.read_bytes() for path, name in shown.items() if path.is_file()}
 
 
 @contextmanager
-def tiny_disk(path: Path, size: str) -> Iterator[Path]:
-    """A file system of `size` (say "300k") at `path`; skips the test where none can be made."""
+def tiny_disk(path: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of that size at `path`; skips the test where none can be made."""
     path.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)]
     try:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
-            check=True,
-            capture_output=True,
-        )
+        subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("a file system can be mounted by root alone, on Linux")
     try:

@@ -2,37 +2,24 @@
 
 import base64
 import io
+import json
 
-import nbformat
 import numpy as np
 import pytest
 import torch
-from browser import (
-    browser,
-    choose_files,
-    chromium_path,
-    jupyter_lab,
-    run_all_cells,
-    save_notebook,
-)
+from browser import browser, choose_files, chromium_path, lookalike_page
 from PIL import Image
 
 from labkit.checkpoint import save_weights
 from labkit.facemap import layout, notebook_view, to_html
 from labkit.gallery import Gallery
 from labkit.models import InputSpec, build_model
-from labkit.notebooks import notebook_folder
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser tests need the package playwright"
-)
-PlaywrightTimeout = playwright.TimeoutError
+pytest.importorskip("playwright", reason="the browser tests need the package playwright")
 if chromium_path() is None:
     pytest.skip("the browser tests need Chromium (apt install chromium)", allow_module_level=True)
 
 CARD = ".facelab .card"
-SAYS = ".facelab .say"
-PATIENCE = 30_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -74,59 +61,46 @@ def lab_page(chromium, data_directory, photos, tmp_path_factory):
     save_weights(run / "finetune" / "best.safetensors", build_model("ThinResNet34", 16), **about)
     (run / "lookalike").mkdir()
     (run / "lookalike" / "guest.jpg").write_bytes((photos / "portrait.jpg").read_bytes())
-    notebook = nbformat.read(notebook_folder() / "04_lookalike.ipynb", as_version=4)
-    settings = f'preset, run_dir = "smoke", {str(run)!r}\ndata_dir = {str(data_directory)!r}'
-    notebook.cells.insert(2, nbformat.v4.new_code_cell(settings))
-    nbformat.write(notebook, folder / "04_lookalike.ipynb")
-    with jupyter_lab(folder) as address:
-        page = chromium.new_page(viewport={"width": 1280, "height": 1600})
-        page.goto(address("04_lookalike.ipynb"))
-        run_all_cells(page)
-        page.wait_for_selector("button.widget-upload", timeout=120_000)
-        page.wait_for_function(
-            "() => window.jupyterapp.shell.currentWidget.sessionContext"
-            ".session.kernel.status === 'idle'"
-        )
+    with lookalike_page(chromium, folder, run, data_directory, 1600) as page:
+        page.set_default_timeout(30_000)
         yield page, folder
-        page.close()
 
 
-def shown(page) -> tuple[str, str]:
-    """The caption of the photo and the row of cards."""
-    return page.inner_text(".whole figcaption"), page.inner_text(".facelab .cards")
+def wait_for_sentence(page, words: str) -> None:
+    """Wait until the app says the words."""
+    page.wait_for_selector(f".facelab .say:has-text('{words}')")
 
 
-def wait_for_sentence(page, words: str) -> str:
-    """The sentence that the app says, once it holds the words."""
-    try:
-        page.wait_for_selector(f"{SAYS}:has-text('{words}')", timeout=PATIENCE)
-    except PlaywrightTimeout:
-        pytest.fail(f"waited for {words!r}, the app says {page.inner_text(SAYS)!r}")
-    return page.inner_text(SAYS)
+def wait_for_photo(page, name: str) -> None:
+    page.wait_for_selector(f".whole figcaption:has-text('{name}')")
+
+
+def saved(page, folder) -> tuple[dict, list[dict]]:
+    """The notebook as JupyterLab saves it, and the outputs of the app's cell."""
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    notebook = json.loads((folder / "04_lookalike.ipynb").read_text(encoding="utf-8"))
+    app_cell = next(c for c in notebook["cells"] if "LookalikeApp(" in "".join(c["source"]))
+    return notebook, [output["data"] for output in app_cell["outputs"]]
 
 
 def test_uploaded_photos_give_cards_and_leave_nothing_in_the_notebook(lab_page, photos):
     page, folder = lab_page
-    path = folder / "04_lookalike.ipynb"
-    before = {file for file in folder.rglob("*") if ".own/runtime" not in str(file)}
+    before = {file for file in folder.rglob("*") if ".own" not in file.parts}
 
     choose_files(page, photos / "portrait.jpg")
-    page.wait_for_selector(CARD, timeout=PATIENCE)
-    assert page.locator(CARD).count() == 5 and page.locator(".overlay .box").count() == 1
-    first = shown(page)
-    assert first[0].startswith("portrait.jpg")
     wait_for_sentence(page, "One face found.")
+    assert page.locator(CARD).count() == 5 and page.locator(".overlay .box").count() == 1
+    first = page.inner_text(".facelab .cards")
+    wait_for_photo(page, "portrait.jpg")
     assert page.evaluate("() => document.querySelector('.crop img').naturalWidth") == 256
 
     choose_files(page, photos / "grey.png")
-    page.wait_for_selector(".whole figcaption:has-text('grey.png')", timeout=PATIENCE)
+    wait_for_photo(page, "grey.png")
     wait_for_sentence(page, "One face found.")
-    second = shown(page)
-    assert page.locator(CARD).count() == 5 and second[1] != first[1]
+    assert page.locator(CARD).count() == 5 and page.inner_text(".facelab .cards") != first
 
-    notebook = save_notebook(page, path)
-    app_cell = next(c for c in notebook["cells"] if "LookalikeApp(" in "".join(c["source"]))
-    kinds = {kind for output in app_cell["outputs"] for kind in output["data"]}
+    notebook, outputs = saved(page, folder)
+    kinds = {kind for data in outputs for kind in data}
     assert kinds <= {"application/vnd.jupyter.widget-view+json", "text/plain", "text/html"}
     state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     gallery = Gallery.load(folder / "run" / "lookalike" / "gallery.safetensors")
@@ -135,16 +109,13 @@ def test_uploaded_photos_give_cards_and_leave_nothing_in_the_notebook(lab_page, 
         text = text.replace(base64.b64encode(portrait).decode(), "a star")
     assert "a star" in text and text.count("base64,") == text.count("base64,a star")
     assert not any(model.get("buffers") for model in state.values())
-    after = {file for file in folder.rglob("*") if ".own/runtime" not in str(file)}
-    assert {file.name for file in after - before} <= {
-        ".ipynb_checkpoints", "04_lookalike-checkpoint.ipynb", "workspaces",
-    } | {file.name for file in (folder / ".own" / "workspaces").rglob("*")}  # fmt: skip
+    after = {file for file in folder.rglob("*") if ".own" not in file.parts}
+    names = {file.name for file in after - before}
+    assert names <= {".ipynb_checkpoints", "04_lookalike-checkpoint.ipynb"}
 
     page.click("button:has-text('Keep')")
     wait_for_sentence(page, "Kept")
-    notebook = save_notebook(page, path)
-    app_cell = next(c for c in notebook["cells"] if "LookalikeApp(" in "".join(c["source"]))
-    [sheet] = [o["data"]["image/png"] for o in app_cell["outputs"] if "image/png" in o["data"]]
+    [sheet] = [data["image/png"] for data in saved(page, folder)[1] if "image/png" in data]
     assert Image.open(io.BytesIO(base64.b64decode(sheet))).width > 500
 
 
@@ -155,7 +126,7 @@ def test_a_face_of_a_group_is_chosen_by_a_click(lab_page, photos):
     page.locator(".overlay .box:not(.current)").click()
     wait_for_sentence(page, "Face 2 of 2.")
     page.click("button:has-text('Why?')")
-    page.wait_for_selector(".crop figcaption:has-text('speaks for')", timeout=PATIENCE)
+    page.wait_for_selector(".crop figcaption:has-text('speaks for')")
 
 
 def test_without_a_face_a_box_is_drawn_with_the_mouse(lab_page, photos):
@@ -169,7 +140,7 @@ def test_without_a_face_a_box_is_drawn_with_the_mouse(lab_page, photos):
     page.mouse.move(area["x"] + 0.5 * area["width"], area["y"] + 0.6 * area["height"], steps=4)
     page.mouse.up()
     wait_for_sentence(page, "Cropped by hand.")
-    page.wait_for_selector(CARD, timeout=PATIENCE)
+    page.wait_for_selector(CARD)
     box = page.locator(".overlay .box.current").bounding_box()
     assert abs(box["x"] - area["x"] - 0.25 * area["width"]) < 3
     assert abs(box["width"] - 0.25 * area["width"]) < 3
@@ -178,11 +149,12 @@ def test_without_a_face_a_box_is_drawn_with_the_mouse(lab_page, photos):
 def test_a_file_that_is_no_photo_and_one_too_large_for_a_message(lab_page, photos):
     page, _ = lab_page
     choose_files(page, photos / "text.jpg", photos / "large.png")
-    assert "text.jpg" in wait_for_sentence(page, "not a picture")
+    wait_for_sentence(page, "text.jpg")
+    wait_for_sentence(page, "not a picture")
     assert page.locator(CARD).count() == 0
     page.click("button:has-text('Next photo')")
-    page.wait_for_selector(".whole figcaption:has-text('large.png')", timeout=PATIENCE)
-    page.wait_for_selector(CARD, timeout=PATIENCE)
+    wait_for_photo(page, "large.png")
+    page.wait_for_selector(CARD)
 
 
 def test_photos_can_be_dropped(lab_page, photos):
@@ -198,13 +170,22 @@ def test_photos_can_be_dropped(lab_page, photos):
         }""",
         encoded,
     )
-    page.wait_for_selector(".whole figcaption:has-text('dropped.jpg')", timeout=PATIENCE)
-    page.wait_for_selector(CARD, timeout=PATIENCE)
+    wait_for_photo(page, "dropped.jpg")
+    page.wait_for_selector(CARD)
+
+
+def opened(context, address: str):
+    """A page, and what it logs."""
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address)
+    return page, said
 
 
 @pytest.fixture
 def map_page(chromium, tmp_path):
-    """A FaceMap page, opened from disk with the network off; what it logs and asks for."""
+    """A FaceMap page, opened from disk with the network off; it logs and asks for nothing."""
     rng = np.random.default_rng(0)
     points = rng.normal(size=(200, 16)).astype(np.float32)
     points[7] = points[3] + 0.01  # the nearest of face 3
@@ -219,11 +200,9 @@ def map_page(chromium, tmp_path):
         attributes={"hair": ["dark", "light"] * 100},
     )
     context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 800})
-    page, said, asked = context.new_page(), [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url.split(":")[0]))
-    page.goto(path.as_uri())
+    asked = []
+    context.on("request", lambda request: asked.append(request.url.split(":")[0]))
+    page, said = opened(context, path.as_uri())
     page.wait_for_function("() => window.facemap !== undefined")
     yield page
     assert said == []
@@ -238,23 +217,28 @@ def at(page, face: int) -> tuple[float, float]:
     return area["x"] + x, area["y"] + y
 
 
-def on_top(page) -> int:
-    """A face that no later one covers: the last that is drawn."""
-    return page.evaluate("() => window.facemap.names.length") - 1
-
-
-def test_hovering_shows_the_face_and_its_name(map_page):
-    face = on_top(map_page)
+def test_a_hover_names_a_face_and_a_click_lights_up_its_nearest(map_page):
+    face = 199  # the last that is drawn, so that no other covers it
     map_page.mouse.move(*at(map_page, face))
     map_page.wait_for_selector("#tip:not([hidden])")
-    assert map_page.inner_text("#tip b") == f"Star {face:03d}"
+    assert map_page.inner_text("#tip b") == f"Star {face}"
     assert map_page.inner_text("#tip small") == f"별 {face}"
-    background = map_page.locator("#tip .face").evaluate(
-        "(e) => getComputedStyle(e).backgroundImage"
-    )
-    assert background.startswith('url("data:image/jpeg')
     map_page.mouse.move(5, 5)
     map_page.wait_for_selector("#tip", state="hidden")
+
+    def pixels():
+        shot = Image.open(io.BytesIO(map_page.locator("#map").screenshot()))
+        return np.asarray(shot.convert("RGB")).astype(int)
+
+    plain = pixels()
+    map_page.mouse.click(*at(map_page, face))
+    map_page.wait_for_selector("#panel h3")
+    assert map_page.inner_text("#panel .card b >> nth=0") == f"Star {face}"
+    map_page.mouse.move(1190, 790)
+    lit = pixels()
+    assert np.abs(lit - plain).mean() > 5
+    assert ((lit == (245, 158, 11)).all(axis=2)).sum() > 100  # frames around the nearest
+    assert ((plain == (245, 158, 11)).all(axis=2)).sum() == 0
 
 
 def test_a_search_finds_a_star_and_its_nearest_are_told(map_page):
@@ -268,20 +252,6 @@ def test_a_search_finds_a_star_and_its_nearest_are_told(map_page):
     assert map_page.inner_text("#panel .card b >> nth=0") == "Star 007"
     map_page.keyboard.press("Escape")
     assert "Click a face" in map_page.inner_text("#panel")
-
-
-def test_a_click_lights_up_the_nearest(map_page):
-    face = on_top(map_page)
-    before = map_page.locator("#map").screenshot()
-    map_page.mouse.click(*at(map_page, face))
-    map_page.wait_for_selector("#panel h3")
-    assert map_page.inner_text("#panel .card b >> nth=0") == f"Star {face:03d}"
-    map_page.mouse.move(1190, 790)
-    lit = np.asarray(Image.open(io.BytesIO(map_page.locator("#map").screenshot())).convert("RGB"))
-    plain = np.asarray(Image.open(io.BytesIO(before)).convert("RGB"))
-    assert np.abs(lit.astype(int) - plain).mean() > 5
-    assert ((lit == (245, 158, 11)).all(axis=2)).sum() > 100  # frames around the nearest
-    assert ((plain == (245, 158, 11)).all(axis=2)).sum() == 0
 
 
 def test_the_map_moves_zooms_and_changes_its_layout_and_colours(map_page):
@@ -314,10 +284,7 @@ def test_the_page_works_in_a_notebooks_frame_and_opens_with_a_face_chosen(chromi
     )
     outside = tmp_path / "notebook.html"
     outside.write_text(f"<!DOCTYPE html>{notebook_view(path).data}", encoding="utf-8")
-    page, said = chromium.new_page(), []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(outside.as_uri())
+    page, said = opened(chromium, outside.as_uri())
     frame = page.frames[1]
     frame.wait_for_function("() => window.facemap !== undefined")
     assert frame.inner_text("#panel .card b >> nth=0") == "</script> 5"

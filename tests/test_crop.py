@@ -102,13 +102,9 @@ def test_a_missing_package_is_named_in_one_sentence(package, to_install, monkeyp
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
-def test_common_formats_are_read_from_bytes_and_paths(kind, tmp_path):
-    settings = {"lossless": True} if kind == "WEBP" else {}
-    data = encoded(gradient(), kind, **settings)
-    path = tmp_path / f"photo.{kind.lower()}"
-    path.write_bytes(data)
-    for source in (data, path, str(path)):
-        assert np.array_equal(np.asarray(read_photo(source)), np.asarray(gradient()))
+def test_common_formats_are_read(kind):
+    data = encoded(gradient(), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(np.asarray(read_photo(data)), np.asarray(gradient()))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "LA", "I;16"])
@@ -163,13 +159,9 @@ def test_a_bad_file_gives_one_clear_sentence_with_its_name(case, tmp_path):
     assert "holiday.jpg" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(UserError, match="upload.jpg"):
         read_photo(data, name="upload.jpg")
-
-
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(UserError, match="nobody.jpg"):
-        read_photo(tmp_path / "nobody.jpg")
-    with pytest.raises(UserError, match="directory"):
-        read_photo(tmp_path)
+    for name, what in (("nobody.jpg", "no such file"), (".", "directory")):
+        with pytest.raises(UserError, match=what):
+            read_photo(tmp_path / name)
 
 
 def test_a_large_jpeg_is_decoded_at_reduced_scale(monkeypatch):
@@ -230,10 +222,9 @@ def test_the_crop_is_the_square_of_half_side_two_thirds_of_the_longer_side():
 
 def test_what_leaves_the_photo_is_grey():
     photo = Image.new("RGB", (60, 60), (10, 200, 30))
-    cropped = np.asarray(crop_face(photo, (0, 0, 60, 60), size=80))  # half side 40 around (30, 30)
-    inside = np.zeros((80, 80), dtype=bool)
-    inside[10:70, 10:70] = True
-    assert (cropped[inside] == (10, 200, 30)).all() and (cropped[~inside] == 128).all()
+    wanted = np.full((80, 80, 3), 128)  # half side 40 around (30, 30)
+    wanted[10:70, 10:70] = (10, 200, 30)
+    assert np.array_equal(crop_face(photo, (0, 0, 60, 60), size=80), wanted)
 
 
 @pytest.mark.parametrize(

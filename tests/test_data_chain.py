@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from raw_faces import summary
+from script_runs import summary
 
 import check_data  # isort: skip
 import clean  # isort: skip

@@ -56,6 +56,7 @@ def test_files_come_back_in_their_order_whatever_the_batch_size(embedder, tmp_pa
     together = embedder.files(paths)
     for i in (0, 7, 24):
         np.testing.assert_allclose(embedder.files([paths[i]])[0], together[i], atol=1e-5)
+    assert embedder([]).shape == embedder.files([]).shape == (0, 16)
 
 
 def test_bad_images_and_devices_are_one_clear_line(embedder, tmp_path):

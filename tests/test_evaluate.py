@@ -94,23 +94,16 @@ def test_flip_averages_the_embeddings_of_a_picture_and_its_mirror_image(faces):
 
 
 def test_missing_images_are_named_before_anything_is_embedded(faces):
-    embedder = ColourEmbedder()
     pairs = PairList.from_names([NAMES[0], NAMES[1]], ["star9/0.png", NAMES[2]])
     with pytest.raises(UserError, match=r"1 of 4 images .* first star9/0.png"):
-        score_pairs(embedder, pairs, faces)
-    assert not embedder.seen
+        score_pairs(None, pairs, faces)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_embeddings_need_not_be_of_length_one(dtype):
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(30, 6)).astype(dtype)
-    left, right = rng.integers(0, 30, (2, 50))
-    listed = PairList([f"{i:04d}" for i in range(30)], left, right, None)
-    unit = embeddings.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    expected = [unit[a] @ unit[b] for a, b in zip(left, right)]
-    np.testing.assert_allclose(score_embeddings(embeddings, listed), expected, atol=1e-6)
+    rows = np.array([[3, 4], [0, 2], [-6, -8]], dtype)
+    listed = PairList.from_names(["a", "a"], ["b", "c"])
+    np.testing.assert_allclose(score_embeddings(rows, listed), [0.8, -1], atol=1e-6)
 
 
 def test_unusable_embeddings_are_named():
@@ -118,11 +111,9 @@ def test_unusable_embeddings_are_named():
     good = np.ones((4, 3))
     with pytest.raises(UserError, match="4 files .* shape"):
         score_embeddings(good[:3], pairs)
-    for bad in (0.0, np.nan, np.inf):
-        embeddings = good.copy()
-        embeddings[2] = bad
-        with pytest.raises(UserError, match="embedding of b/1"):
-            score_embeddings(embeddings, pairs)
+    good[2] = np.nan
+    with pytest.raises(UserError, match="embedding of b/1"):
+        score_embeddings(good, pairs)
 
 
 def test_awkward_names_survive_a_score_file(tmp_path):
@@ -165,13 +156,11 @@ def test_all_bad_lines_of_a_score_file_are_reported_at_once(tmp_path):
         ("0.5,1,a/1.jpg,a/2.jpg", None),
         ("0.5,a/1.jpg,b/2.jpg", "expected 4 columns .* found 3"),
         ("high,1,a/1.jpg,a/3.jpg", "score must be a finite number, found 'high'"),
-        ("nan,1,a/1.jpg,a/3.jpg", "found 'nan'"),
         ("inf,1,a/1.jpg,a/3.jpg", "found 'inf'"),
         ("1e999,1,a/1.jpg,a/3.jpg", "found '1e999'"),
         ("1_0,1,a/1.jpg,a/3.jpg", "found '1_0'"),
         ("0.5,2,a/1.jpg,a/3.jpg", "label must be 1 or 0, found '2'"),
         ("0.5,1,../1.jpg,a/3.jpg", "not a path inside"),
-        ("0.5,1,/etc/passwd,a/3.jpg", "not a path inside"),
         ("0.5,1,a/1.jpg,a/1.jpg", "compared with itself"),
         ("0.9,1,a/2.jpg,a/1.jpg", "this pair is already on line 1"),
         ("0.9,0,a/1.jpg,a/2.jpg", "this pair is with the other label on line 1"),
@@ -180,7 +169,7 @@ def test_all_bad_lines_of_a_score_file_are_reported_at_once(tmp_path):
     with pytest.raises(UserError) as error:
         read_scores(path)
     message = str(error.value)
-    assert f"{path} has 12 bad lines" in message and "\n" not in message
+    assert f"{path} has 10 bad lines" in message and "\n" not in message
     for number, (_, problem) in enumerate(lines, 1):
         found = re.search(rf"line {number}: ([^;]*)", message)
         assert (found is None) == (problem is None)
@@ -223,9 +212,6 @@ def test_labels_do_not_fit_other_pairs(tmp_path, scored):
     part = PairList(pairs.files, pairs.left[3:], pairs.right[3:], pairs.labels[3:])
     with pytest.raises(UserError, match="has 3 pairs .* that the labelled list lacks"):
         whole.with_labels(part)
-    write_scores(tmp_path / "part.csv", scores[3:], part)
-    with pytest.raises(UserError, match="part.csv does not fit: it lacks 3 pairs"):
-        read_scores(tmp_path / "part.csv").with_labels(pairs)
     flipped = PairList(pairs.files, pairs.left, pairs.right, 1 - pairs.labels)
     with pytest.raises(UserError, match="another label for 780 pairs"):
         whole.with_labels(flipped)
@@ -278,16 +264,13 @@ def test_errors_by_identity_are_those_of_the_pairs_with_that_person(report, scor
     assert errors.eer[hardest[0]] == errors.eer.max()
 
 
-def test_an_identity_without_target_pairs_has_no_eer():
+def test_an_identity_without_target_pairs_has_no_eer_and_a_blind_list_no_report():
     pairs = PairList.from_names(["a/1", "a/1"], ["a/2", "b/1"], [1, 0])
     errors = VerificationReport.from_scores([0.9, 0.1], pairs, bootstrap=0).identities
     assert errors.eer[0] == 0 and np.isnan(errors.eer[1])
     assert list(errors.hardest()) == [0]
-
-
-def test_a_blind_list_gives_no_report():
     with pytest.raises(UserError, match="blind"):
-        VerificationReport.from_scores([0.5], PairList.from_names(["a/1"], ["b/1"]))
+        VerificationReport.from_scores([0.9, 0.1], PairList.from_names(["a/1"] * 2, ["a/2", "b/1"]))
 
 
 def test_a_saved_report_stands_alone(tmp_path, report, faces):

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from labkit.facemap.page import grouped
 from labkit.utils import UserError
 
 
-def clusters(groups=4, each=12, size=16, seed=0):
+def clusters(groups=4, each=6, size=16, seed=0):
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(groups, size))
     points = np.repeat(centres, each, axis=0) + 0.15 * rng.normal(size=(groups * each, size))
@@ -37,19 +38,8 @@ def clusters(groups=4, each=12, size=16, seed=0):
 
 
 def tiles(count):
-    rng = np.random.default_rng(0)
-    return [
-        Image.new("RGB", (40, 40), tuple(int(c) for c in rng.integers(0, 256, 3)))
-        for _ in range(count)
-    ]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
-def test_few_faces_have_places_too(method, count):
-    xy = layout(np.random.default_rng(0).normal(size=(count, 8)), method)
-    assert xy.shape == (count, 2) and xy.dtype == np.float32
-    assert np.isfinite(xy).all() and xy.min() >= 0 and xy.max() <= 1
+    colours = np.random.default_rng(0).integers(0, 256, (count, 3)).tolist()
+    return [Image.new("RGB", (40, 40), tuple(colour)) for colour in colours]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,29 +47,25 @@ def test_a_layout_is_repeatable_and_keeps_groups_together(method):
     points, labels = clusters()
     xy = layout(points, method, seed=3)
     assert np.array_equal(xy, layout(points, method, seed=3))
-    if method == "umap":  # the others have nothing random that matters
-        assert not np.array_equal(xy, layout(points, method, seed=2))
     assert faithfulness(points, xy, labels, k=5)["identity_purity"] > 0.95
     assert np.ptp(xy, axis=0).max() == pytest.approx(1, abs=1e-6)
 
 
-def test_pca_equals_scikit_learns():
-    from sklearn.decomposition import PCA
-
-    points, _ = clusters(groups=5, each=20)
-    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    wanted = PCA(2).fit_transform(unit)
-    xy = layout(points, "pca")
-    for column in range(2):
-        assert abs(np.corrcoef(xy[:, column], wanted[:, column])[0, 1]) > 0.9999
-    ratio = np.ptp(xy[:, 1]) / np.ptp(xy[:, 0])
-    assert ratio == pytest.approx(np.ptp(wanted[:, 1]) / np.ptp(wanted[:, 0]), rel=1e-3)
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_equal_faces_lie_in_one_place(method):
-    xy = layout(np.ones((6, 4)), method)
-    assert np.isfinite(xy).all() and np.abs(xy - xy[0]).max() < 1e-6
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_faces_have_places_too(method, count):
+    xy = layout(np.random.default_rng(0).normal(size=(count, 8)), method)
+    assert xy.shape == (count, 2) and xy.dtype == np.float32
+    assert np.isfinite(xy).all() and xy.min() >= 0 and xy.max() <= 1
+    assert (layout(np.ones((count, 4)), method) == 0.5).all()  # equal faces lie in one place
+
+
+def test_the_wait_for_umap_is_announced_before_it_begins(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "umap", raising=False)
+    monkeypatch.setitem(sys.modules, "umap.umap_", None)  # its import fails
+    with pytest.raises(ImportError):
+        layout(np.random.default_rng(0).normal(size=(9, 4)), "umap")
+    assert "compiles itself" in capsys.readouterr().out
 
 
 def test_wrong_input_to_a_layout_is_named():
@@ -111,17 +97,6 @@ def test_the_numbers_of_faithfulness_equal_a_loop():
     assert faith["trustworthiness"] == pytest.approx(trust)
     assert faith["neighbours_kept"] == pytest.approx(np.mean(kept))
     assert faith["identity_purity"] == pytest.approx(np.mean(pure))
-
-
-def test_faithfulness_of_a_sample_is_close_to_that_of_all(monkeypatch):
-    from labkit.facemap import layouts
-
-    points, labels = clusters(groups=10, each=40)
-    xy = layout(points, "pca")
-    whole = faithfulness(points, xy, labels)
-    monkeypatch.setattr(layouts, "SAMPLE", 150)
-    sample = faithfulness(points, xy, labels)
-    assert all(abs(whole[name] - sample[name]) < 0.06 for name in whole)
     assert faithfulness(points[:2], xy[:2], labels[:2])["trustworthiness"] == 1
 
 
@@ -134,39 +109,27 @@ def test_the_grid_is_the_best_of_all_assignments():
 
     places = [(column, row) for row in range(2) for column in range(3)]
     best = min(moves(np.array(order)) for order in itertools.permutations(places))
-    assert moves(to_grid(xy, columns=3)) == pytest.approx(best)
+    assert moves(to_grid(xy)) == pytest.approx(best)
 
 
-@pytest.mark.parametrize("count,columns", [(0, None), (1, None), (2, 1), (7, 3), (10, 99), (50, 4)])
-def test_no_two_faces_share_a_cell(count, columns):
-    cells = to_grid(np.random.default_rng(0).random((count, 2)), columns)
-    assert len({tuple(cell) for cell in cells}) == count
-    assert cells.dtype == np.int64
-    if count:
-        assert cells.min() >= 0 and cells[:, 0].max() < (columns or count)
-        assert cells[:, 1].max() < -(-count // (min(columns, count) if columns else 1))
-
-
-def test_top_of_the_map_is_the_first_row():
-    cells = to_grid(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
-    assert cells.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
-
-
-def test_a_map_on_its_grid_is_a_map():
-    xy = np.random.default_rng(1).random((30, 2))
-    places = snapped(xy, 10)
-    assert places.min() >= 0 and places.max() <= 1 and len(np.unique(places, axis=0)) == 30
-    assert np.corrcoef(places[:, 0], xy[:, 0])[0, 1] > 0.7
-    assert np.corrcoef(places[:, 1], xy[:, 1])[0, 1] > 0.7
-    assert snapped(xy[:1]).tolist() == [[0.5, 0.5]] and snapped(xy[:0]).shape == (0, 2)
-
-
-def test_a_large_grid_has_no_overlap_and_keeps_the_order_of_the_map():
-    xy = np.random.default_rng(0).random((3001, 2))
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 3001])
+def test_no_two_faces_share_a_cell_and_the_order_of_the_map_is_kept(count):
+    xy = np.random.default_rng(0).random((count, 2))
     cells = to_grid(xy)
-    assert len({tuple(cell) for cell in cells}) == 3001 and cells.max() < 55
-    for axis, order in ((0, 1), (1, -1)):
-        assert order * np.corrcoef(xy[:, axis], cells[:, axis])[0, 1] > 0.99
+    assert len({tuple(cell) for cell in cells}) == count and cells.dtype == np.int64
+    side = np.ceil(np.sqrt(count))
+    assert cells.min() >= 0 and cells[:, 0].max() < side
+    assert cells[:, 1].max() < np.ceil(count / side)
+    places = snapped(xy)
+    assert places.min() >= 0 and places.max() <= 1
+    for axis in (0, 1) if count > 50 else ():
+        assert np.corrcoef(places[:, axis], xy[:, axis])[0, 1] > 0.95
+
+
+def test_rows_of_the_grid_go_down_while_the_map_points_up():
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    assert to_grid(corners).tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
+    assert snapped(corners).tolist() == corners.tolist()
 
 
 def test_a_new_photo_lies_by_its_neighbours():
@@ -178,15 +141,13 @@ def test_a_new_photo_lies_by_its_neighbours():
 
 
 def test_the_poster_shows_each_face_whole():
-    faces = tiles(7)
-    xy = np.random.default_rng(0).random((7, 2))
-    cells = to_grid(xy, 3)
-    sheet = poster(xy, faces, cells=cells, tile=50, title=None)
-    margin, step = 24, 51
-    left = (sheet.width - (3 * step - 1)) // 2
-    for face, (column, row) in zip(faces, cells, strict=True):
+    faces, xy = tiles(7), np.random.default_rng(0).random((7, 2))
+    sheet = poster(xy, faces, title="")
+    margin, step = 160 // 3, 160 + 4
+    left = (sheet.width - (3 * step - 4)) // 2
+    for face, (column, row) in zip(faces, to_grid(xy), strict=True):
         corner = (left + column * step, margin + row * step)
-        tile = np.asarray(sheet.crop((*corner, corner[0] + 50, corner[1] + 50)))
+        tile = np.asarray(sheet.crop((*corner, corner[0] + 160, corner[1] + 160)))
         assert (tile == face.getpixel((0, 0))).all()
 
 
@@ -206,7 +167,7 @@ def test_a_poster_with_names_in_any_script_is_written_as_png_and_pdf(tmp_path):
 
 def test_the_figure_has_one_panel_per_layout():
     points, labels = clusters(groups=2, each=5)
-    maps = {"pca": layout(points, "pca"), "tsne": layout(points, "tsne")}
+    maps = {"pca": layout(points, "pca"), "tsne": points[:, :2].clip(0, 1)}
     figure = map_figure(maps, tiles(10), embeddings=points, labels=labels, note="synthetic")
     assert [axis.get_title() for axis in figure.axes] == ["PCA", "t-SNE"]
     assert "trustworthiness" in figure.axes[0].get_xlabel()
@@ -215,7 +176,7 @@ def test_the_figure_has_one_panel_per_layout():
 def make_page(path, count=12, **settings):
     points = np.random.default_rng(0).normal(size=(count, 8))
     names = [f"</script><!-- <b>{i}" for i in range(count)]
-    maps = {"pca": layout(points, "pca"), "grid": snapped(layout(points, "pca"))}
+    maps = {"pca": points[:, :2], "grid": snapped(points[:, :2])}
     return to_html(path, maps, tiles(count), names, points, **settings)
 
 
@@ -227,20 +188,28 @@ def data_of(path) -> dict:
     return json.loads(text)
 
 
-def test_the_page_stands_alone_and_says_that_faces_are_synthetic(tmp_path):
+def test_the_page_stands_alone_and_holds_its_layouts_and_names(tmp_path):
     note = "All faces here are synthetic"
     path = make_page(tmp_path / "map.html", note=note, title="Stars & more")
     text = path.read_text()
     assert note in text and "<title>Stars &amp; more</title>" in text
     assert not re.search(r"(src|href)=|url\(.?http|import ", text.replace('href="data:,"', ""))
-    assert "<b>3" not in text and data_of(path)["names"][3] == "</script><!-- <b>3"
+    data = data_of(path)
+    assert "<b>3" not in text and data["names"][3] == "</script><!-- <b>3"
+    assert [map["title"] for map in data["maps"]] == ["PCA", "Grid"]
+    points = np.random.default_rng(0).normal(size=(12, 8))
+    np.testing.assert_allclose(data["maps"][0]["places"], points[:, :2], atol=1e-5)
+    assert "trustworthiness" in data["maps"][0]["line"]
+    for embeddings in (np.ones((1, 4)), None):
+        page = to_html(tmp_path / "one.html", np.array([[0.5, 0.5]]), tiles(1), ["x"], embeddings)
+        assert data_of(page)["near"] == []
 
 
 def test_the_page_holds_each_picture_in_its_place_on_a_sheet(tmp_path):
     data = data_of(make_page(tmp_path / "map.html", 330))  # 18 by 18 of 112 pixels, and 6 more
     across = data["across"]
     assert data["side"] == 112 and len(data["sheets"]) == 2
-    assert data["sheets"][1]["wide"], data["sheets"][1]["high"] == (6 * 112, 112)
+    assert (data["sheets"][1]["wide"], data["sheets"][1]["high"]) == (6 * 112, 112)
     for i, face in list(enumerate(tiles(330)))[::47] + [(329, tiles(330)[329])]:
         row, column = divmod(i % across**2, across)
         encoded = data["sheets"][i // across**2]["address"].split(",")[1]
@@ -249,14 +218,6 @@ def test_the_page_holds_each_picture_in_its_place_on_a_sheet(tmp_path):
         assert np.abs(np.array(seen) - face.getpixel((0, 0))).max() < 6
     with pytest.raises(UserError, match="3 thumbnails for a map of 12 faces"):
         to_html(tmp_path / "map.html", np.zeros((12, 2)), tiles(3), ["x"] * 12)
-
-
-def test_the_page_holds_the_places_of_each_layout_and_how_faithful_it_is(tmp_path):
-    points = np.random.default_rng(0).normal(size=(12, 8))
-    pca, grid_map = data_of(make_page(tmp_path / "map.html"))["maps"]
-    assert (pca["title"], grid_map["title"]) == ("PCA", "Grid")
-    np.testing.assert_allclose(pca["places"], layout(points, "pca"), atol=1e-4)
-    assert "trustworthiness" in pca["line"]
 
 
 def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
@@ -269,14 +230,8 @@ def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
     np.fill_diagonal(truth, -9)
     for i in range(30):
         assert i not in faces[i] and len(set(faces[i])) == 12
-        assert np.allclose(alike[i], np.sort(truth[i])[::-1][:12], atol=1e-4)
-        assert np.allclose(truth[i][faces[i]], alike[i], atol=1e-4)
-
-
-def test_a_page_of_one_face_and_one_without_embeddings(tmp_path):
-    for embeddings in (np.ones((1, 4)), None):
-        page = to_html(tmp_path / "one.html", np.array([[0.5, 0.5]]), tiles(1), ["x"], embeddings)
-        assert data_of(page)["near"] == []
+        assert np.allclose(alike[i], np.sort(truth[i])[::-1][:12], atol=2e-5)
+        assert np.allclose(truth[i][faces[i]], alike[i], atol=2e-5)
 
 
 def test_colours_by_text_and_by_number():
@@ -284,7 +239,6 @@ def test_colours_by_text_and_by_number():
     assert [text for text, _ in found["palette"]] == ["a", "b"] and found["groups"] == [1, 0, 1]
     found = grouped([str(number) for number in range(100)])
     assert len(found["palette"]) == 8 and found["groups"] == sorted(found["groups"])
-    assert max(found["groups"]) == 7
     assert len({colour for _, colour in found["palette"]}) == 8
 
 
@@ -299,5 +253,6 @@ def test_the_notebook_view_is_a_sandboxed_frame(tmp_path):
     "script", sorted(Path(labkit.__file__).parent.rglob("*.js")), ids=lambda path: path.name
 )
 def test_what_the_browser_runs_is_valid_javascript(script):
-    done = subprocess.run(["node", "--check", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ["node", "--check", "--input-type=module", "-"]
+    done = subprocess.run(command, input=script.read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

@@ -102,11 +102,6 @@ def test_no_errors_in_the_list_are_no_proof_that_there_are_none():
     assert metrics.bootstrap_ci(scores, labels, left, right, samples=200)[1] >= 11
 
 
-def test_intervals_cover_where_lists_often_hold_no_error():
-    world = {"identities": 10, "images": 4, "effect": 1.0, "separation": 4.0}
-    assert coverage(100, True, **world) >= 0.95
-
-
 def test_draws_at_hand_are_used_again():
     scores, labels, left, right = identity_list()
     other = scores + np.random.default_rng(0).normal(size=len(scores))
@@ -136,6 +131,9 @@ def test_intervals_by_identity_cover_and_intervals_by_pair_do_not():
     world = {"identities": 40, "images": 4, "effect": 1.0, "separation": 2.0}
     assert 0.88 <= coverage(60, True, **world) <= 1.0
     assert coverage(40, False, **world) < 0.75
+    # Where lists often hold no error.
+    world = {"identities": 10, "images": 4, "effect": 1.0, "separation": 4.0}
+    assert coverage(60, True, **world) >= 0.93
 
 
 def test_a_paired_test_finds_a_difference_that_separate_intervals_hide():

@@ -18,11 +18,11 @@ def test_a_small_data_directory_gets_a_batch_that_fits(lab):
         lab.config("pretrain", epochs=2)
 
 
-def test_a_stage_names_the_notebook_that_has_to_run_before_it(lab):
-    with pytest.raises(UserError, match="run notebook 01_pretrain"):
+def test_a_missing_file_names_the_notebook_that_has_to_run_before(lab):
+    with pytest.raises(UserError, match="run notebook 01_pretrain with run_dir"):
         lab.config("finetune")
     assert lab.config("finetune", initial_weights=None).initial_weights is None
-    with pytest.raises(UserError, match="run the notebooks before this one"):
+    with pytest.raises(UserError, match="run notebook 04_lookalike"):
         lab.file("lookalike", "gallery.safetensors")
 
 
@@ -32,14 +32,10 @@ def test_all_stars_are_those_of_train_val_and_test(lab):
     assert {stars.name(i).split("/")[0] for i in range(len(stars))} == {"train", "val", "test"}
 
 
-def test_results_pass_from_one_notebook_to_the_next(lab):
-    assert lab.results("evaluate") is None
-    lab.save_results("evaluate", {"eer": 1.5})
-    assert lab.results("evaluate") == {"eer": 1.5}
-
-
-def test_a_data_directory_out_of_order_stops_before_anything_is_made(tmp_path):
+def test_what_is_wrong_is_told_before_anything_is_made(tmp_path):
     lab = Lab(preset="smoke", data_dir=str(tmp_path), run_dir=str(tmp_path / "run"))
     with pytest.raises(UserError, match="problems:"):
         lab.prepare_data()
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="choose one of smoke, demo, paper"):
+        Lab(preset="huge")

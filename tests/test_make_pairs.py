@@ -8,7 +8,7 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
-from raw_faces import make_photos, photo, run_killed, script, summary, tree
+from script_runs import make_photos, photo, run_killed, script, summary, tree
 
 from parts import blind_test  # isort: skip
 from parts import hard_pairs  # isort: skip
@@ -16,7 +16,6 @@ import make_pairs  # isort: skip
 
 from labkit.cli import main as labkit
 from labkit.data import DataDirectory, FaceFolder, PairList
-from labkit.utils import UserError
 
 GENDERS = ["female", "male", "Female", ""]
 
@@ -114,14 +113,6 @@ def test_a_share_of_hard_imposters_is_kept_and_the_rest_is_random(data):
         assert n == round(share * len(targets)) and labels.sum() * 2 == len(labels)
         keys = np.sort(pairs, axis=1) @ [len(folder), 1]
         assert len(np.unique(keys)) == len(keys)
-
-
-def test_ages_fall_into_quarters_and_unknown_values_into_none(data):
-    folder = FaceFolder.scan(data / "val")
-    groups = hard_pairs.attribute_groups(folder, ["gender"])
-    assert groups[0] == groups[2] and (groups[[3, 7]] == -1).all()
-    codes = hard_pairs._codes([str(20 + k) for k in range(40)] + [""])
-    assert np.bincount(codes[:-1]).tolist() == [10, 10, 10, 10] and codes[-1] == -1
 
 
 def test_neighbours_are_the_nearest_other_identities(data):
@@ -257,10 +248,3 @@ def test_mistakes_are_one_line_each(own, tmp_path, capsys):
     ]:
         code, _, err = script(make_pairs, capsys, *arguments)
         assert code == 2 and complaint in err and err.count("\n") == 1, err
-
-
-def test_the_key_of_a_damaged_folder_is_told(own, hidden, tmp_path, capsys):
-    summary(make_pairs, capsys, own, "--blind", hidden, "--key", tmp_path / "key")
-    (tmp_path / "key" / "test_blind_names.csv").unlink()
-    with pytest.raises(UserError, match="cannot read .*test_blind_names.csv"):
-        blind_test.read_key(tmp_path / "key", FaceFolder.scan(hidden))

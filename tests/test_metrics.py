@@ -55,54 +55,9 @@ def test_eer_equals_a_brute_force_search(rows):
     assert metrics.eer(scores, labels) == pytest.approx(brute_force_eer(scores, labels), abs=1e-9)
 
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
-
-
-@given(tied_lists, st.lists(finite, min_size=13, max_size=13, unique_by=lambda x: x + 0.0))
-@settings(max_examples=100, deadline=None)
-def test_any_increasing_map_leaves_every_rate_as_it_was(rows, values):
-    """Scores are -6/7 to 6/7; the map sends them to any 13 numbers that rise."""
-    scores, labels = arrays(rows)
-    values = np.sort(np.array(values) + 0.0)
-    place = np.array([score for score, _ in rows]) + 6
-    mapped = values[place]
-    assert metrics.eer(mapped, labels) == metrics.eer(scores, labels)
-    assert metrics.voxceleb_eer(mapped, labels) == metrics.voxceleb_eer(scores, labels)
-    assert metrics.auc(mapped, labels) == metrics.auc(scores, labels)
-    assert metrics.min_dcf(mapped, labels) == metrics.min_dcf(scores, labels)
-    for ours, mappeds in zip(metrics.roc(scores, labels)[:2], metrics.roc(mapped, labels)[:2]):
-        np.testing.assert_array_equal(ours, mappeds)
-    fars = [0, 0.1, 0.5]
-    np.testing.assert_array_equal(
-        metrics.tar_at_far(mapped, labels, fars), metrics.tar_at_far(scores, labels, fars)
-    )
-    draws = [metrics.bootstrap(s, labels, samples=3) for s in (scores, mapped)]
-    np.testing.assert_array_equal(*draws)
-    threshold = metrics.eer_threshold(mapped, labels)
-    assert values[place.min()] <= threshold <= values[place.max()]
-
-
-@given(tied_lists)
-@settings(max_examples=50, deadline=None)
-def test_rates_are_mirrored_when_scores_are_negated_or_labels_swapped(rows):
-    scores, labels = arrays(rows)
-    far, frr, _ = metrics.det(scores, labels)
-    mirrored_far, mirrored_frr, _ = metrics.det(-scores, 1 - labels)
-    np.testing.assert_allclose(mirrored_far, frr[::-1], atol=1e-12)
-    np.testing.assert_allclose(mirrored_frr, far[::-1], atol=1e-12)
-    for rate, whole in ((metrics.auc, 1), (metrics.eer, 100)):
-        value = rate(scores, labels)
-        assert rate(-scores, 1 - labels) == pytest.approx(value, abs=1e-9)
-        assert rate(-scores, labels) == pytest.approx(whole - value, abs=1e-9)
-        assert rate(scores, 1 - labels) == pytest.approx(whole - value, abs=1e-9)
-    mirrored = metrics.min_dcf(-scores, 1 - labels, p_target=0.95)
-    assert mirrored == pytest.approx(metrics.min_dcf(scores, labels, p_target=0.05))
-
-
 adversarial = {
     "one target among many": lambda rng: (rng.normal(size=500), np.arange(500) == 77),
     "one imposter among many": lambda rng: (rng.normal(size=500), np.arange(500) != 77),
-    "all equal but one": lambda rng: (np.where(np.arange(99) == 5, 1.0, 0.5), np.arange(99) % 3),
     "neighbouring floats": lambda rng: (
         np.nextafter(1.0, rng.choice([0.0, 1.0, 2.0], 400)), rng.integers(0, 2, 400),
     ),
@@ -115,8 +70,6 @@ adversarial = {
         rng.choice([-1.7e308, 1.7e308, 0.0], 200), rng.integers(0, 2, 200),
     ),
     "wholly wrong": lambda rng: (-np.arange(100.0), np.arange(100) < 50),
-    "alternating": lambda rng: (np.arange(100.0), np.arange(100) % 2),
-    "sorted already": lambda rng: (np.arange(100.0), np.arange(100) >= 30),
     "few values": lambda rng: (np.round(rng.normal(size=3000)), rng.integers(0, 2, 3000)),
     "float16": lambda rng: (rng.normal(size=2000).astype(np.float16), rng.integers(0, 2, 2000)),
 }  # fmt: skip
@@ -135,16 +88,6 @@ def test_adversarial_lists_against_brute_force_and_scikit_learn(name):
         assert metrics.voxceleb_eer(scores, labels) == voxceleb_trainer_eer(expected, labels)
         threshold = metrics.eer_threshold(scores, labels)
         assert expected.min() <= threshold <= expected.max()
-
-
-@given(tied_lists, st.randoms())
-@settings(max_examples=50, deadline=None)
-def test_the_order_of_the_pairs_and_repeating_the_list_change_nothing(rows, random):
-    scores, labels = arrays(rows)
-    shuffled = list(rows)
-    random.shuffle(shuffled)
-    assert metrics.eer(*arrays(shuffled)) == metrics.eer(scores, labels)
-    assert metrics.eer(*arrays(rows * 3)) == pytest.approx(metrics.eer(scores, labels), abs=1e-9)
 
 
 @given(tied_lists)
@@ -217,13 +160,6 @@ def test_gaussian_scores_give_the_known_eer_and_auc():
     assert metrics.auc(scores, labels) == pytest.approx(NormalDist().cdf(2**0.5), abs=2e-3)
 
 
-@pytest.mark.parametrize("kind", [list, np.float32, np.float16, np.int64])
-def test_any_kind_of_numbers_will_do(kind):
-    scores, labels = np.array([3, 1, 2, 0]), np.array([True, False, True, False])
-    given = scores.tolist() if kind is list else scores.astype(kind)
-    assert metrics.eer(given, labels) == 0
-
-
 @pytest.mark.parametrize(
     ("scores", "labels", "words"),
     [
@@ -240,26 +176,26 @@ def test_any_kind_of_numbers_will_do(kind):
     ],
 )
 def test_bad_input_is_named(scores, labels, words):
-    for function in (metrics.eer, metrics.voxceleb_eer, metrics.roc, metrics.auc):
+    for function in (metrics.eer, metrics.roc, metrics.bootstrap_ci):
         with pytest.raises(UserError, match=words):
             function(scores, labels)
+
+
+@pytest.mark.parametrize(
+    ("function", "settings", "words"),
+    [
+        (metrics.tar_at_far, {"fars": [1.5]}, "false-accept rate must be"),
+        (metrics.min_dcf, {"p_target": 0}, "p_target"),
+        (metrics.min_dcf, {"c_fa": 0}, "c_fa must be positive"),
+        (metrics.bootstrap_ci, {"level": 95}, "level"),
+        (metrics.bootstrap_ci, {"samples": 0}, "samples"),
+        (metrics.bootstrap_ci, {"left_ids": [1, 2]}, "given together"),
+        (metrics.bootstrap_ci, {"left_ids": [1], "right_ids": [2]}, "one entry for each of the 2"),
+    ],
+)
+def test_impossible_settings_are_named(function, settings, words):
     with pytest.raises(UserError, match=words):
-        metrics.bootstrap_ci(scores, labels)
-
-
-def test_impossible_settings_are_named():
-    scores, labels = [0.1, 0.9], [0, 1]
-    for call, words in (
-        (lambda: metrics.tar_at_far(scores, labels, [1.5]), "false-accept rate must be"),
-        (lambda: metrics.min_dcf(scores, labels, p_target=0), "p_target"),
-        (lambda: metrics.min_dcf(scores, labels, c_fa=0), "c_fa must be positive"),
-        (lambda: metrics.bootstrap_ci(scores, labels, level=95), "level"),
-        (lambda: metrics.bootstrap_ci(scores, labels, samples=0), "samples"),
-        (lambda: metrics.bootstrap_ci(scores, labels, left_ids=[1, 2]), "given together"),
-        (lambda: metrics.bootstrap_ci(scores, labels, [1], [2]), "one entry for each of the 2"),
-    ):
-        with pytest.raises(UserError, match=words):
-            call()
+        function([0.1, 0.9], [0, 1], **settings)
 
 
 @pytest.mark.parametrize(

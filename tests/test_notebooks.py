@@ -13,50 +13,26 @@ from labkit.checkpoint import read_metrics
 from labkit.cli import main
 from labkit.notebooks import NOTEBOOKS, notebook_folder
 
-MAX_LINES_OF_A_FUNCTION = 5
-
-
-def read(name):
-    return nbformat.read(notebook_folder() / f"{name}.ipynb", as_version=4)
-
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_committed_clean_and_explains_itself(name):
-    notebook = read(name)
+def test_a_notebook_is_clean_and_explains_itself_and_its_logic_is_in_the_package(name):
+    notebook = nbformat.read(notebook_folder() / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
-    cells = notebook.cells
-    for cell in cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == [] and cell.execution_count is None
-    assert cells[0].cell_type == "markdown" and "you will" in cells[0].source
-    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    assert any("What you have learned" in text for text in texts)
-    assert any("Try next" in text for text in texts)
-    explained = sum(
-        before.cell_type == "markdown"
-        for before, cell in zip(cells, cells[1:])
-        if cell.cell_type == "code"
-    )
-    assert explained >= 0.4 * sum(cell.cell_type == "code" for cell in cells)
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_has_one_parameters_cell_with_the_shared_settings(name):
-    tagged = [c for c in read(name).cells if "parameters" in c.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    assigned = {target.id for node in ast.parse(tagged[0].source).body for target in node.targets}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert "you will" in texts[0] and notebook.cells[0].source == texts[0]
+    for part in ("What you have learned", "Try next"):
+        assert any(part in text for text in texts)
+    kinds = [cell.cell_type for cell in notebook.cells]
+    explained = sum(two == ("markdown", "code") for two in zip(kinds, kinds[1:]))
+    assert explained >= 0.4 * len(code)
+    for node in [node for cell in code for node in ast.walk(ast.parse(cell.source))]:
+        assert not isinstance(node, ast.ClassDef)
+        assert not isinstance(node, ast.FunctionDef) or node.end_lineno - node.lineno < 5
+    [parameters] = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    assigned = {target.id for node in ast.parse(parameters.source).body for target in node.targets}
     assert {"preset", "data_dir", "run_dir", "seed"} < assigned
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_logic_lives_in_the_module_not_in_the_notebook(name):
-    for cell in read(name).cells:
-        if cell.cell_type != "code":
-            continue
-        for node in ast.walk(ast.parse(cell.source)):
-            assert not isinstance(node, ast.ClassDef)
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                assert node.end_lineno - node.lineno < MAX_LINES_OF_A_FUNCTION
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +66,7 @@ def test_all_five_run_and_leave_what_they_promise(lab):
         facemap/facemap.html facemap/facemap.png facemap/facemap.pdf
     """.split():
         assert (run / path).stat().st_size > 0, path
-
-
-def test_a_real_photograph_gets_five_look_alikes(lab):
-    found = json.loads((lab[0] / "lookalike" / "lookalike.json").read_text(encoding="utf-8"))
+    found = json.loads((run / "lookalike" / "lookalike.json").read_text(encoding="utf-8"))
     similarities = [match["similarity"] for match in found["matches"]]
     assert found["photo"] == "astronaut.png" and len(similarities) == 5
     assert similarities == sorted(similarities, reverse=True) and -1 <= similarities[-1] <= 1
@@ -115,8 +88,7 @@ def test_a_photo_that_will_not_do_is_told_before_anything_runs(content, capsys, 
         Image.new("RGB", (200, 200), (120, 120, 120)).save(photo)
     if content == "no photo":
         photo.write_text("text")
-    arguments = ["run", "--preset", "smoke", "--out", str(tmp_path / "run"), "--photo", str(photo)]
-    assert main(arguments) == 2
+    run = tmp_path / "run"
+    assert main(["run", "--preset", "smoke", "--out", str(run), "--photo", str(photo)]) == 2
     err = capsys.readouterr().err
-    assert "photo.png" in err and err.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    assert "photo.png" in err and err.count("\n") == 1 and not run.exists()

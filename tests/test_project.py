@@ -23,9 +23,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # From the top down: a module may import the ones before it.
 ORDER = """
-    utils registry config metrics data models losses checks checkpoint devices embed gradcache train
-    launch evaluate crop gallery likeness facemap plots widgets synth lab notebooks doctor commands
-    cli __main__
+    utils registry config metrics data models losses checkpoint devices distributed checks embed
+    gradcache losslog train launch evaluate crop likeness gallery plots facemap widgets synth lab
+    notebooks doctor commands cli __main__
 """.split()
 
 
@@ -97,14 +97,8 @@ def test_the_readmes_example_of_a_model_and_a_loss_trains(data_directory, tmp_pa
     example, call = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     plugin = tmp_path / "my_losses.py"
     plugin.write_text(example)
-    config = TrainConfig(
-        train_dir=str(data_directory / "train"),
-        run_dir=str(tmp_path / "file"),
-        batch_size=8,
-        image_size=64,
-        max_epoch=2,
-        device="cpu",
-    )
+    small = dict(batch_size=8, image_size=64, max_epoch=2, device="cpu")
+    config = TrainConfig(train_dir=data_directory / "train", run_dir=tmp_path / "file", **small)
     mine = dict(model="tiny", loss="spread", images_per_class=2)
     result = fit(replace(config, plugin=str(plugin), **mine))
     assert result.rows[1]["train_loss"] < result.rows[0]["train_loss"]

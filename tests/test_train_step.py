@@ -237,7 +237,7 @@ def test_learning_rates_between_whole_epochs():
 def test_warm_up_climbs_to_the_schedule_without_shifting_it(scheduler):
     cold = TrainConfig(scheduler=scheduler, max_epoch=20)
     warm = replace(cold, warmup_epochs=4.0)
-    assert lr_at(warm, 0) == pytest.approx(0.01 * lr_at(cold, 0)) > 0
+    assert 0 < lr_at(warm, 0) == pytest.approx(0.01 * lr_at(cold, 0))
     assert lr_at(warm, 2) == pytest.approx((0.01 + 0.99 / 2) * lr_at(cold, 2))
     assert [lr_at(warm, e) for e in (4, 7.5, 19)] == [lr_at(cold, e) for e in (4, 7.5, 19)]
 

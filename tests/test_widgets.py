@@ -1,42 +1,27 @@
 import base64
 import io
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ipywidgets import Widget
 from PIL import Image
 from test_crop import BAD_FILES
+from test_gallery import FakeEmbedder, faces  # noqa: F401
 
 from labkit.crop import Face
-from labkit.data import decode_image
+from labkit.data.images import jpeg_bytes
 from labkit.gallery import Gallery
 from labkit.likeness import fit_calibration
-from labkit.utils import l2_normalize
 from labkit.widgets import LookalikeApp, heat, with_boxes
 
 
-class FakeEmbedder:
-    weights_path, weights_sha256 = "best.safetensors", "a" * 64
-
-    def __call__(self, images):
-        pixels = [np.asarray(image.resize((6, 6))).ravel() / 255 - 0.4 for image in images]
-        return l2_normalize(np.stack(pixels))
-
-    def files(self, paths):
-        return self([decode_image(path) for path in paths])
-
-
 @pytest.fixture
-def gallery(tmp_path):
-    rng = np.random.default_rng(0)
-    for star in ("one", "two", "three"):
-        (tmp_path / "faces" / star).mkdir(parents=True)
-        pixels = rng.integers(0, 256, (6, 6, 3)).astype(np.uint8)
-        image = Image.fromarray(pixels).resize((96, 96))
-        image.save(tmp_path / "faces" / star / "a.png")
-    table = "identity,name,hangul,synthetic\none,<b>Haneul</b>,하늘,1\n"
-    (tmp_path / "identities.csv").write_text(table, encoding="utf-8")
-    return Gallery.build(tmp_path / "faces", FakeEmbedder())
+def gallery(faces):  # noqa: F811
+    table = "identity,name,hangul,synthetic\nalpha,<b>Haneul</b>,하늘,1\n"
+    (faces.parent / "identities.csv").write_text(table, encoding="utf-8")
+    return Gallery.build(faces, FakeEmbedder())
 
 
 @pytest.fixture
@@ -45,16 +30,13 @@ def app(gallery):
 
 
 def photo_bytes(colour=(150, 120, 100)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (200, 160), colour).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return jpeg_bytes(Image.new("RGB", (200, 160), colour))
 
 
 @pytest.fixture
 def two_faces(monkeypatch):
-    faces = [Face((20, 20, 90, 90), 1.5), Face((110, 30, 160, 80), 0.9)]
-    monkeypatch.setattr("labkit.widgets.lookalike.find_faces", lambda photo: faces)
-    return faces
+    found = [Face((20, 20, 90, 90), 1.5), Face((110, 30, 160, 80), 0.9)]
+    monkeypatch.setattr("labkit.widgets.lookalike.find_faces", lambda photo: found)
 
 
 def from_browser(app, *buffers, **message):
@@ -92,28 +74,33 @@ def press(app, label: str) -> None:
     next(b for b in app.buttons.children if b.description == label).click()
 
 
-def test_a_real_photo_gives_cards(gallery):
+def test_a_real_photo_gives_cards_with_names_as_text_not_as_markup(gallery):
     data = pytest.importorskip("skimage.data")
     app = LookalikeApp(gallery, FakeEmbedder(), photo=Image.fromarray(data.astronaut()))
     assert len(app.faces) == 1 and app.face.size == (256, 256)
     assert len(app.matches) == 3 and app.answers.value.count('class="card"') == 3
     assert "synthetic" in app.answers.value
     assert app.message.startswith("One face found. Most alike:")
-
-
-def test_names_are_shown_as_text_not_as_markup(app, two_faces):
-    app.show_photo(photo_bytes(), "me.jpg")
     assert "&lt;b&gt;Haneul" in app.answers.value and "<b><b>" not in app.answers.value
     assert "하늘" in app.answers.value
 
 
-def test_the_next_face_is_shown_and_the_first_comes_again(app, two_faces):
+def test_the_next_face_is_shown_or_the_one_that_is_clicked(app, two_faces, told):
     app.show_photo(photo_bytes(), "group.jpg")
     assert app.message.startswith("Face 1 of 2.") and "Next face" in buttons(app)
-    press(app, "Next face")
-    assert app.message.startswith("Face 2 of 2.")
-    press(app, "Next face")
-    assert app.message.startswith("Face 1 of 2.")
+    for number in (2, 1):  # after the last the first again
+        press(app, "Next face")
+        assert app.message.startswith(f"Face {number} of 2.")
+    for index in (1, 7):
+        from_browser(app, kind="face", index=index)
+        assert app.message.startswith("Face 2 of 2.")
+    photo = [message for message, _ in told if message["kind"] == "photo"][-1]
+    assert photo["current"] == 1
+    assert photo["boxes"][1] == pytest.approx([110 / 200, 30 / 160, 160 / 200, 80 / 160])
+    told.clear()
+    from_browser(app, kind="ready")  # a view that opens later
+    assert [message["kind"] for message, _ in told] == ["photo", "crop"]
+    assert all(Image.open(io.BytesIO(buffers[0])).width > 100 for _, buffers in told)
 
 
 def test_several_uploads_are_shown_one_after_the_other(app, two_faces):
@@ -133,9 +120,6 @@ def test_each_kind_of_bad_upload_shows_one_sentence_and_clears_the_last_answer(a
         assert "\n" not in app.message and app.message.count(". ") == 0
         assert f"&lt;{case}&gt;.jpg" in app.answers.value and "say bad" in app.answers.value
         assert "card" not in app.answers.value and app.matches == [] and buttons(app) == set()
-
-
-def test_a_file_that_is_too_large_is_refused_by_name(app):
     app.view.largest_file = 100
     upload(app, ("huge.jpg", photo_bytes()))
     assert "huge.jpg is larger than 100 MB" in app.message
@@ -153,28 +137,7 @@ def test_without_a_face_a_box_is_drawn(app):
     assert "outside the photo" in app.message and "card" not in app.answers.value
 
 
-def test_a_face_is_chosen_by_its_number(app, two_faces, told):
-    app.show_photo(photo_bytes(), "group.jpg")
-    from_browser(app, kind="face", index=1)
-    assert app.message.startswith("Face 2 of 2.")
-    photo = [message for message, _ in told if message["kind"] == "photo"][-1]
-    assert photo["current"] == 1
-    assert photo["boxes"][1] == pytest.approx([110 / 200, 30 / 160, 160 / 200, 80 / 160])
-    from_browser(app, kind="face", index=7)
-    assert app.message.startswith("Face 2 of 2.")
-
-
-def test_a_view_that_opens_later_is_told_what_is_shown(app, two_faces, told):
-    app.show_photo(photo_bytes(), "me.jpg")
-    told.clear()
-    from_browser(app, kind="ready")
-    assert [message["kind"] for message, _ in told] == ["photo", "crop"]
-    assert all(Image.open(io.BytesIO(buffers[0])).width > 100 for _, buffers in told)
-
-
 def test_the_photo_is_never_part_of_the_widgets_state(gallery, two_faces):
-    from ipywidgets import Widget
-
     app = LookalikeApp(gallery, FakeEmbedder(), photo_bytes())
     app.why()
     state = str(Widget.get_manager_state()) + str(app.view.get_state())
@@ -188,9 +151,7 @@ def test_the_photo_is_never_part_of_the_widgets_state(gallery, two_faces):
 
 
 def test_a_gallery_of_other_weights_is_told_in_one_sentence(gallery, two_faces):
-    other = FakeEmbedder()
-    other.weights_sha256 = "b" * 64
-    app = LookalikeApp(gallery, other, photo_bytes())
+    app = LookalikeApp(gallery, FakeEmbedder("b" * 64), photo_bytes())
     assert "made with other weights" in app.message and "say bad" in app.answers.value
     assert app.matches == [] and buttons(app) == set()
 
@@ -226,13 +187,9 @@ def test_boxes_are_drawn_at_their_place_in_the_smaller_photo():
 def test_nothing_of_the_photo_is_in_the_output_until_it_is_kept(app, two_faces, monkeypatch):
     displayed, kept = [], []
 
-    class Handle:
-        def update(self, picture):
-            kept.append(picture)
-
     def display(thing, display_id=False):
         displayed.append(thing)
-        return Handle() if display_id else None
+        return SimpleNamespace(update=kept.append) if display_id else None
 
     monkeypatch.setattr("labkit.widgets.lookalike.display", display)
     app._ipython_display_()

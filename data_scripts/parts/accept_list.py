@@ -1,4 +1,4 @@
-"""The spreadsheet of a hand-in: which file is accepted, columns `File` and `Accept` (Y or N)."""
+"""The spreadsheet of a submission: which file is accepted, columns `File` and `Accept` (Y or N)."""
 
 import csv
 import io
@@ -13,12 +13,12 @@ from labkit.utils import UserError
 
 ENDINGS = (".xlsx", ".xlsm", ".csv", ".tsv")
 OLD_ENDINGS = (".xls", ".ods", ".numbers")
-MOST_ROWS = 500_000
-MOST_LISTS = 20
-"""Spreadsheets of one hand-in."""
-MOST_ALIKE = 100
+MAX_ROWS = 500_000
+MAX_LISTS = 20
+"""Spreadsheets of one submission."""
+MAX_ALIKE = 100
 """Images with the same last two parts of their paths, beyond which a row is not looked into."""
-MOST_BYTES = 50_000_000
+MAX_BYTES = 50_000_000
 """What a spreadsheet may hold once it is unpacked."""
 _YES = {"y", "yes", "true", "1", "1.0"}
 _NO = {"n", "no", "false", "0", "0.0"}
@@ -30,7 +30,7 @@ class NoList(Exception):
 
 @dataclass
 class AcceptList:
-    """What the spreadsheets of a hand-in say.
+    """The rows of a submission's spreadsheets.
 
     Attributes:
         rows: file as written → accepted or not, in order.
@@ -46,8 +46,8 @@ class AcceptList:
         file_column = accept_column = None
         for number, row in enumerate(table, 1):
             cells = ["" if cell is None else str(cell).strip() for cell in row]
-            if number > MOST_ROWS:
-                raise NoList(f"more than {MOST_ROWS:,} rows")
+            if number > MAX_ROWS:
+                raise NoList(f"more than {MAX_ROWS:,} rows")
             header = [cell.casefold() for cell in cells]
             if "file" in header and "accept" in header:
                 file_column, accept_column = header.index("file"), header.index("accept")
@@ -69,7 +69,7 @@ class AcceptList:
 
 
 def _csv(data: bytes) -> Iterable[Sequence[str]]:
-    if len(data) > MOST_BYTES:
+    if len(data) > MAX_BYTES:
         raise NoList("too large")
     for encoding in (
         ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp949")
@@ -94,22 +94,20 @@ def _xlsx(data: bytes) -> Iterable[Sequence[object]]:
         import openpyxl
     except ImportError:
         raise UserError(
-            "a hand-in has its list as .xlsx: pip install openpyxl to read it"
+            "a submission has its list as .xlsx: pip install openpyxl to read it"
         ) from None
     _check_parts(data)
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         for sheet in book.worksheets:
-            yield from sheet.iter_rows(max_col=64, max_row=MOST_ROWS + 1, values_only=True)
-    except (NoList, UserError, MemoryError):
-        raise
+            yield from sheet.iter_rows(max_col=64, max_row=MAX_ROWS + 1, values_only=True)
     except Exception as error:  # openpyxl lets through whatever a bad file makes it stumble over
         raise NoList(f"broken spreadsheet: {type(error).__name__}") from None
 
 
 def _check_parts(data: bytes) -> None:
-    """An .xlsx is a zip file of XML: bound it, and refuse entities, before a parser sees it."""
-    left = MOST_BYTES
+    """Bound an .xlsx (a zip file of XML), and refuse entities, before a parser sees it."""
+    left = MAX_BYTES
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:
             for part in parts.infolist():
@@ -117,7 +115,7 @@ def _check_parts(data: bytes) -> None:
                     content = file.read(left + 1)
                 left -= len(content)
                 if left < 0:
-                    raise NoList(f"unpacks to more than {MOST_BYTES / 1e6:,.0f} MB")
+                    raise NoList(f"unpacks to more than {MAX_BYTES / 1e6:,.0f} MB")
                 if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
                     raise NoList("holds XML entities")
     except NoList:
@@ -144,7 +142,7 @@ class Matcher:
             self._by_two[parts[-2:]].append(number)
 
     def find(self, file: str) -> int | None:
-        """The number of the image; None when there is none, ValueError when there are several."""
+        """Return the number of the image, None when there is none; ValueError for several."""
         cased = re.split(r"[\\/]+", unicodedata.normalize("NFC", file.strip()))
         cased = [part for part in cased if part not in ("", ".", "..")]
         wanted = [_plain(part) for part in cased]
@@ -156,7 +154,7 @@ class Matcher:
             found = self._by_name.get(wanted[-1], [])
         if len(found) < 2:
             return found[0] if found else None
-        if len(found) > MOST_ALIKE:
+        if len(found) > MAX_ALIKE:
             raise ValueError(f"{len(found):,} images fit")
         agreeing = [
             (_agreeing(self._paths[number], wanted), _agreeing(self._cased[number], cased))

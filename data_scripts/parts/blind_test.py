@@ -6,8 +6,6 @@ with the same size, quality and time stamp and without metadata, and the order o
 the two in each is shuffled from the same source.
 """
 
-import csv
-import io
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from joblib import cpu_count
-from PIL import Image
 
 from labkit.data import FaceFolder, PairList, decode_image
-from labkit.utils import UserError, reason, write_csv
-from parts.clean_list import listed
+from labkit.data.images import jpeg_bytes
+from labkit.utils import UserError, write_csv
 from parts.job import Job
+from parts.tables import listed, read_rows
 
 PREFIX = "blind-"
 QUALITY = 92
@@ -29,21 +27,16 @@ KEY_FILE, NAMES_FILE = "test_blind_key.csv", "test_blind_names.csv"
 
 
 def secret_order() -> np.random.Generator:
-    """Random numbers that nobody can draw again."""
+    """Return random numbers that nobody can draw again."""
     return np.random.default_rng(secrets.randbits(128))
 
 
 def new_names(files: list[str]) -> dict[str, str]:
-    """A random name for each file, `blind-` and 12 hexadecimal digits."""
+    """Return a random name for each file, `blind-` and 12 hexadecimal digits."""
     names: dict[str, str] = {}
-    taken: set[str] = set()
-    for file in files:
-        name = f"{PREFIX}{secrets.token_hex(6)}.jpg"
-        while name in taken:
-            name = f"{PREFIX}{secrets.token_hex(6)}.jpg"
-        taken.add(name)
-        names[file] = name
-    return names
+    while len(names) < len(files):
+        names[f"{PREFIX}{secrets.token_hex(6)}.jpg"] = files[len(names)]
+    return {file: name for name, file in names.items()}
 
 
 def make_key(pairs: PairList, key: Path) -> None:
@@ -61,17 +54,12 @@ def make_key(pairs: PairList, key: Path) -> None:
 
 
 def read_key(key: Path, folder: FaceFolder) -> tuple[PairList, dict[str, int]]:
-    """The labelled list, and the number in `folder` of the image under each name.
+    """Return the labelled list, and the number in `folder` of the image under each name.
 
     Raises UserError when the key is damaged or belongs to other faces.
     """
     number = {listed(folder.name(i)): i for i in range(len(folder))}
-    path = key / NAMES_FILE
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file)][1:]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    rows = [row for _, row in read_rows(key / NAMES_FILE, "the names")][1:]
     pairs = PairList.read(key / KEY_FILE)
     found = {row[0]: number[row[1]] for row in rows if len(row) == 2 and row[1] in number}
     if len(found) < len(rows) or not set(pairs.files) <= set(found):
@@ -83,7 +71,7 @@ def read_key(key: Path, folder: FaceFolder) -> tuple[PairList, dict[str, int]]:
 
 
 def write_images(folder: FaceFolder, found: dict[str, int], test: Path, size: int, job: Job) -> int:
-    """Write each image under its name into `test`, those that are not there yet; how many.
+    """Write each image under its name into `test` unless it is there; return how many were not.
 
     Raises UserError when `test` holds blind images of another key, or an image cannot be decoded.
     """
@@ -95,31 +83,28 @@ def write_images(folder: FaceFolder, found: dict[str, int], test: Path, size: in
             f"give its --key, or delete {test}/{PREFIX}*.jpg"
         )
     missing = sorted(set(found) - there)
-    bar = job.progress(len(found), unit="images")
+    bar = job.progress(total=len(found), unit="images")
     bar.update(len(there))
     with ThreadPoolExecutor(cpu_count()) as threads:
         for _ in threads.map(
-            lambda name: _write(folder.path(found[name]), test / name, size, job), missing
+            lambda name: _write(folder.path(found[name]), test / name, size), missing
         ):
             bar.update()
     return len(missing)
 
 
-def _write(source: Path, target: Path, size: int, job: Job) -> None:
-    beside = job.partial / target.name
-    beside.write_bytes(anonymous(source, size))
-    os.utime(beside, (TIME, TIME))
-    os.replace(beside, target)
+def _write(source: Path, target: Path, size: int) -> None:
+    temporary = target.with_name(f".{target.name}.partial")
+    temporary.write_bytes(anonymous(source, size))
+    os.utime(temporary, (TIME, TIME))
+    os.replace(temporary, target)
 
 
 def anonymous(source: Path, size: int) -> bytes:
-    """The middle square of an image as a JPEG of `size` pixels, with nothing but the pixels."""
+    """Return the middle square of an image as a JPEG of `size` pixels, nothing but the pixels."""
     image = decode_image(source)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    pixels = np.asarray(image.resize((size, size), box=box, reducing_gap=3.0))
-    file = io.BytesIO()
     # From bare pixels: an image carries the profile and comments of the file it came from.
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
+    return jpeg_bytes(np.asarray(image.resize((size, size), box=box, reducing_gap=3.0)), QUALITY)

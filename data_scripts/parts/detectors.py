@@ -19,20 +19,19 @@ _MTCNN_SURE = 0.9
 
 
 def _dlib() -> Detector:
-    """What `labkit.crop` and the widget use."""
+    """Return the detector that `labkit.crop` and the widget use."""
     find_faces(Image.new("RGB", (32, 32)))  # its model takes a second to load; UserError if missing
     return find_faces
 
 
 def _dlib_quick() -> Detector:
-    """The same without the second look at pictures in which nothing is found: for large raw sets
-    of which many pictures show no face."""
+    """Return the same without its second look, for raw sets with many pictures without a face."""
     _dlib()
     return partial(find_faces, second_look=False)
 
 
 def _opencv() -> Detector:
-    """Viola and Jones's cascade of Haar features, of OpenCV 4: fast, with more false alarms."""
+    """Return Viola and Jones's cascade of Haar features, of OpenCV 4: fast, less exact."""
     try:
         import cv2
 
@@ -61,7 +60,7 @@ def _opencv() -> Detector:
 
 
 def _mtcnn() -> Detector:
-    """MTCNN (Zhang et al. 2016) of facenet-pytorch: finds turned faces too, slower on a CPU."""
+    """Return MTCNN (Zhang et al. 2016) of facenet-pytorch: finds turned faces, slow on a CPU."""
     try:
         from facenet_pytorch import MTCNN
     except ImportError:
@@ -85,10 +84,10 @@ def _mtcnn() -> Detector:
 
 
 def _none() -> Detector:
-    """No detection: the largest square in the middle, for sets that are cut already."""
+    """Return no detector: the largest square in the middle, for sets that are cropped already."""
 
     def find(photo: Image.Image) -> list[Face]:
-        half = 0.375 * min(photo.size)  # the cut is 4/3 of the box
+        half = 0.375 * min(photo.size)  # the crop is 4/3 of the box
         x, y = photo.width / 2, photo.height / 2
         return [Face((x - half, y - half, x + half, y + half), 0.0)]
 
@@ -113,5 +112,5 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
 
 @lru_cache
 def detector(name: str) -> Detector:
-    """The detector of that name, loaded once; UserError when its package is not installed."""
+    """Return the detector of that name, loaded once; UserError when it is not installed."""
     return DETECTORS[name]()

@@ -17,21 +17,12 @@ NEIGHBOURS = 5
 _DRAWS = 3  # for each imposter that is wanted, since some come twice
 
 
-class _Numbered(FaceFolder):
-    """A folder whose images are called by their numbers: pairs of millions without their names."""
-
-    def __init__(self, folder: FaceFolder):
-        vars(self).update(vars(folder))
-
-    def name(self, i: int) -> int:
-        return int(i)
-
-
 def random_pairs(folder: FaceFolder, per_image: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Target and imposter pairs of `labkit.data.make_pairs` as numbers, int64 (m, 2) each."""
-    made = make_pairs(_Numbered(folder), per_image=per_image, seed=seed)
-    numbers = np.array(made.files, np.int64)
-    pairs = np.stack([numbers[made.left], numbers[made.right]], axis=1)
+    """Return `labkit.data.make_pairs` as indices: targets and imposters, int64 (m, 2)."""
+    made = make_pairs(folder, per_image=per_image, seed=seed)
+    index = {folder.name(i): i for i in range(len(folder))}
+    indices = np.array([index[name] for name in made.files], np.int64)
+    pairs = np.stack([indices[made.left], indices[made.right]], axis=1)
     return pairs[made.labels == 1], pairs[made.labels == 0]
 
 
@@ -43,7 +34,7 @@ def balanced(
     n: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """As many imposters as targets, `share` of them hard where there are enough; no pair twice.
+    """Draw as many imposters as targets, `share` of them hard if there are enough; no pair twice.
 
     n: number of images. Returns pairs int64 (m, 2), labels int8 (m,) and how many are hard.
     """
@@ -65,35 +56,27 @@ def balanced(
 def of_same_attributes(
     folder: FaceFolder, columns: Sequence[str], wanted: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Different imposter pairs whose people are alike in all columns, int64 (m, 2).
+    """Return different imposter pairs whose people are alike in all columns, int64 (m, 2).
 
     From `identities.csv`; numbers with more than 8 values are cut into quarters. People of whom a
     column is not known have no hard imposters. Raises UserError when the table is not there or
     has no such column.
     """
     group = attribute_groups(folder, columns)[folder.labels]
-    order = np.argsort(group, kind="stable")  # in a group, the images of a person stay together
-    order = order[group[order] >= 0]
-    if not len(order):
+    known = np.flatnonzero(group >= 0)
+    if not len(known):
         return np.empty((0, 2), np.int64)
-    groups, people = group[order], folder.labels[order]
-    first = np.searchsorted(groups, groups)
-    size = np.searchsorted(groups, groups, side="right") - first
-    blocks = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (people[1:] != people[:-1])])
-    block = np.cumsum(np.r_[True, (groups[1:] != groups[:-1]) | (people[1:] != people[:-1])]) - 1
-    end = np.r_[blocks[1:], len(order)][block]
-    own = end - blocks[block]
-    usable = np.flatnonzero(size > own)
-    if not len(usable):
-        return np.empty((0, 2), np.int64)
-    left = usable[_spread(len(usable), _DRAWS * wanted, rng)]
-    step = rng.integers(0, (size - own)[left])
-    right = first[left] + (end[left] - first[left] + step) % size[left]
-    return _different(order[left], order[right], len(folder))[:wanted]
+    order = known[np.argsort(group[known], kind="stable")]
+    left = known[_spread(len(known), 2 * _DRAWS * wanted, rng)]
+    first = np.searchsorted(group[order], group[left])
+    size = np.searchsorted(group[order], group[left], side="right") - first
+    right = order[first + rng.integers(0, size)]
+    strangers = folder.labels[left] != folder.labels[right]
+    return _different(left[strangers], right[strangers], len(folder))[:wanted]
 
 
 def attribute_groups(folder: FaceFolder, columns: Sequence[str]) -> np.ndarray:
-    """The group of each identity by its attributes, int64; -1 where one is not known."""
+    """Return the group of each identity by its attributes, int64; -1 where one is not known."""
     about = folder.details()
     known = sorted({column for row in about.values() for column in row})
     if not known:
@@ -115,7 +98,7 @@ def attribute_groups(folder: FaceFolder, columns: Sequence[str]) -> np.ndarray:
 
 
 def _codes(values: list[str]) -> np.ndarray:
-    """A number for each different value, or quarter of the numbers; -1 for an empty one."""
+    """Return a number for each different value, or quarter of the numbers; -1 for an empty one."""
     there = np.array([value != "" for value in values])
     codes = np.full(len(values), -1, np.int64)
     if not there.any():
@@ -136,7 +119,7 @@ def _codes(values: list[str]) -> np.ndarray:
 def of_near_identities(
     folder: FaceFolder, centres: np.ndarray, wanted: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Different imposter pairs of people whose embeddings are near, int64 (m, 2).
+    """Return different imposter pairs of people whose embeddings are near, int64 (m, 2).
 
     centres: float32 (identities, d), rows of length 1. Each image meets images of the 5 identities
     whose centres are nearest to its own person's.
@@ -149,7 +132,7 @@ def of_near_identities(
 
 
 def nearest_identities(centres: np.ndarray, k: int) -> np.ndarray:
-    """The k nearest others of each identity by cosine, int64 (identities, k), in no order."""
+    """Return the k nearest others of each identity by cosine, int64 (identities, k)."""
     n = len(centres)
     k = min(k, n - 1)
     near = np.empty((n, k), np.int64)
@@ -163,7 +146,7 @@ def nearest_identities(centres: np.ndarray, k: int) -> np.ndarray:
 
 
 def _spread(n: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """`wanted` numbers below n, each as often as any other, in random order."""
+    """Return `wanted` numbers below n, each as often as any other, in random order."""
     return np.resize(rng.permutation(n), wanted)
 
 
@@ -176,6 +159,6 @@ def _keys(pairs: np.ndarray, n: int) -> np.ndarray:
 
 
 def _different(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
-    """The different unordered pairs, int64 (m, 2), in the order in which they come."""
+    """Return the different unordered pairs, int64 (m, 2), in the order in which they come."""
     pairs = np.stack([left, right], axis=1)
     return pairs[np.sort(np.unique(_keys(pairs, n), return_index=True)[1])]

@@ -7,12 +7,10 @@ A piece is used again only while its images have the same names, sizes and times
 
 import io
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +19,16 @@ from PIL import Image
 
 from labkit.data import FaceFolder, decode_image
 from labkit.data.images import DAMAGED, what_is_wrong
-from labkit.utils import UserError, progress, reason
-from parts.job import place
-from parts.near_duplicates import THUMB, likeness, perceptual_hash
+from labkit.utils import UserError, atomic_path, progress, reason
+from parts.near_duplicates import THUMB, candidates, likeness, perceptual_hash
+from parts.tables import listed
 
 PIECE = 2048
 SIDE = 128
 """Sharpness is measured on the grey picture at this many pixels, or at its own size if smaller."""
-_VERSION = 1
-_FIELDS = ("width", "height", "sharpness", "contrast", "brightness", "bytes", "hash", "thumb")
+_VERSION = 2
+_FIELDS = ("width", "height", "sharpness", "contrast", "bytes", "hash", "thumb", "problem")
+_BLANK = np.zeros((THUMB, THUMB), np.uint8)
 
 
 @dataclass
@@ -39,21 +38,20 @@ class Measures:
     width, height: int32, pixels; 0 for an image that cannot be read.
     sharpness: float32; variance of the Laplacian of the grey picture at 128 px over the variance
         of the picture, so that neither contrast nor size counts. Blurred photos are near 0.
-    contrast, brightness: float32; standard deviation and mean of the grey picture, 0 to 255.
+    contrast: float32; standard deviation of the grey picture, 0 to 255.
     bytes: int64, size of the file.
     hash: uint64, the perceptual hash. thumb: uint8 (n, 32, 32), grey.
-    problem: why an image cannot be read, or "".
+    problem: object (n,), why an image cannot be read, or "".
     """
 
     width: np.ndarray
     height: np.ndarray
     sharpness: np.ndarray
     contrast: np.ndarray
-    brightness: np.ndarray
     bytes: np.ndarray
     hash: np.ndarray
     thumb: np.ndarray
-    problem: list[str]
+    problem: np.ndarray
 
     def __len__(self) -> int:
         return len(self.width)
@@ -68,53 +66,64 @@ class Measures:
         """bool (n,): readable, and more than one flat colour, so that its hash means something."""
         return self.contrast >= 4
 
-    def likeness(self, i: np.ndarray, j: np.ndarray, *, block: int = 2048) -> np.ndarray:
-        """How alike the images of each pair are, float32 (m,); see `near_duplicates.likeness`."""
-        parts = [
-            likeness(self.thumb[i[k : k + block]], self.thumb[j[k : k + block]])
-            for k in range(0, len(i), block)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    def near_duplicates(
+        self,
+        radius: int,
+        alike: float,
+        *,
+        among: np.ndarray | None = None,
+        apart: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs of near-duplicates, int64 (m,) each.
+
+        among: bool (n,), the images to look at. apart: (n,), whose values the two of a pair must
+        not share.
+        """
+        numbers = np.flatnonzero(self.telling if among is None else among & self.telling)
+        i, j = (numbers[found] for found in candidates(self.hash[numbers], radius))
+        if apart is not None:
+            different = apart[i] != apart[j]
+            i, j = i[different], j[different]
+        near = np.zeros(len(i), bool)
+        for k in range(0, len(i), PIECE):
+            part = slice(k, k + PIECE)
+            near[part] = likeness(self.thumb[i[part]], self.thumb[j[part]]) >= alike
+        return i[near], j[near]
 
     @classmethod
     def joined(cls, parts: Sequence["Measures"]) -> "Measures":
-        """The rows of several, one after the other."""
-        fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS}
-        return cls(**fields, problem=[text for part in parts for text in part.problem])
+        """Return the rows of several, one after the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
 
 
 def measure(
     folder: FaceFolder,
     *,
     store: Path | None = None,
-    partial: Path | None = None,
     earlier: Sequence[Path] = (),
     workers: int | None = None,
     desc: str = "reading images",
 ) -> Measures:
     """Look at every image of `folder`.
 
-    store: folder for the pieces; nothing is kept without one. partial: where a file of the store
-    is begun. earlier: stores of other scripts, which are read only. Raises UserError when the
-    disk is full.
+    store: folder for the pieces; nothing is kept without one. earlier: stores of other scripts,
+    which are read only. Raises UserError when the disk is full.
     """
-    starts = range(0, len(folder), PIECE)
     parts: list[Measures] = []
+    stores = [*([store] if store else []), *earlier]
     with (
         ThreadPoolExecutor(workers or cpu_count()) as threads,
         progress(total=len(folder), desc=desc, unit="images") as bar,
     ):
-        for start in starts:
+        for start in range(0, len(folder), PIECE):
             numbers = range(start, min(start + PIECE, len(folder)))
-            key = piece_key(folder, numbers)
-            name = f"{key}.npz"
-            found = None
-            for place_of in (*((store,) if store else ()), *earlier):
-                found = found or _read_piece(place_of / name, len(numbers))
+            name = f"{piece_key(folder, numbers)}.npz"
+            found = next(filter(None, (_read_piece(place / name) for place in stores)), None)
             if found is None:
-                found = _measure_some(folder, numbers, threads, bar)
+                found = _measure_some([folder.path(i) for i in numbers], threads, bar)
                 if store:
-                    place(partial or store, store / name, _as_bytes(found))
+                    with atomic_path(store / name) as temporary:
+                        np.savez(temporary, **vars(found) | {"problem": found.problem.astype(str)})
             else:
                 bar.update(len(numbers))
             parts.append(found)
@@ -122,7 +131,7 @@ def measure(
 
 
 def piece_key(folder: FaceFolder, numbers: range) -> str:
-    """A digest of the names, sizes and times of some images."""
+    """Return a digest of the names, sizes and times of some images."""
     digest = blake2b(f"{_VERSION}\0".encode(), digest_size=16)
     for i in numbers:
         name = folder.name(i)
@@ -135,69 +144,56 @@ def piece_key(folder: FaceFolder, numbers: range) -> str:
     return digest.hexdigest()
 
 
-def _measure_some(folder, numbers: range, threads: ThreadPoolExecutor, bar) -> Measures:
+def _measure_some(paths: list[Path], threads: ThreadPoolExecutor, bar) -> Measures:
     rows = []
-    for row in _in_order(threads, (folder.path(i) for i in numbers)):
+    for row in threads.map(_look, paths):
         rows.append(row)
         bar.update()
-    numbers_of = list(zip(*(row[:6] for row in rows), strict=True))
-    kinds = (np.int32, np.int32, np.float32, np.float32, np.float32, np.int64)
-    fields = [np.array(column, kind) for column, kind in zip(numbers_of, kinds, strict=True)]
-    thumbs = np.stack([row[6] for row in rows])
-    return Measures(*fields, perceptual_hash(thumbs), thumbs, [row[7] for row in rows])
-
-
-def _in_order(threads: ThreadPoolExecutor, paths: Iterator[Path], ahead: int = 256) -> Iterator:
-    waiting = deque(threads.submit(_look, path) for path in islice(paths, ahead))
-    try:
-        while waiting:
-            done = waiting.popleft()
-            waiting.extend(threads.submit(_look, path) for path in islice(paths, 1))
-            yield done.result()
-    finally:
-        for job in waiting:
-            job.cancel()
+    width, height, sharpness, contrast, size, thumbs, problem = zip(*rows, strict=True)
+    thumbs = np.stack(thumbs)
+    return Measures(
+        np.array(width, np.int32),
+        np.array(height, np.int32),
+        np.array(sharpness, np.float32),
+        np.array(contrast, np.float32),
+        np.array(size, np.int64),
+        perceptual_hash(thumbs),
+        thumbs,
+        np.array([listed(text) for text in problem], object),
+    )
 
 
 def _look(path: Path) -> tuple:
-    """(width, height, sharpness, contrast, brightness, bytes, thumb, problem) of one file."""
-    blank = np.zeros((THUMB, THUMB), np.uint8)
+    """Return (width, height, sharpness, contrast, bytes, thumb, problem) of one file."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        return 0, 0, 0, 0, 0, 0, blank, f"cannot be read: {reason(error)}"
+        return _problem(0, f"cannot be read: {reason(error)}")
     if not data:
-        return 0, 0, 0, 0, 0, 0, blank, "empty file"
+        return _problem(0, "empty file")
     try:
         with Image.open(io.BytesIO(data)) as opened:
             width, height = opened.size
             if opened.format not in ("JPEG", "PNG"):
-                kind = opened.format
-                return 0, 0, 0, 0, 0, len(data), blank, f"a {kind} file by another name"
+                return _problem(len(data), f"a {opened.format} file by another name")
         grey = decode_image(data, min_size=2 * SIDE).convert("L")
     except UserError as error:
-        return 0, 0, 0, 0, 0, len(data), blank, str(error).removeprefix("the image ")
+        return _problem(len(data), str(error).removeprefix("the image "))
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        return 0, 0, 0, 0, 0, len(data), blank, what_is_wrong(error)
+        return _problem(len(data), what_is_wrong(error))
     side = min(SIDE, *grey.size)
     small = grey.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
     thumb = np.asarray(small.resize((THUMB, THUMB), Image.Resampling.BOX))
     pixels = np.asarray(small, np.float32)
-    spread = float(pixels.std())
-    return (
-        width,
-        height,
-        sharpness_of(pixels),
-        spread,
-        float(pixels.mean()),
-        len(data),
-        thumb,
-        "",
-    )
+    return width, height, sharpness_of(pixels), float(pixels.std()), len(data), thumb, ""
+
+
+def _problem(size: int, problem: str) -> tuple:
+    return 0, 0, 0.0, 0.0, size, _BLANK, problem
 
 
 def sharpness_of(pixels: np.ndarray) -> float:
-    """Variance of the 4-neighbour Laplacian over the variance of the picture, float32 (h, w)."""
+    """Return the variance of the 4-neighbour Laplacian of a picture over that of the picture."""
     variance = float(pixels.var())
     if variance < 1 or min(pixels.shape) < 3:
         return 0.0
@@ -206,18 +202,10 @@ def sharpness_of(pixels: np.ndarray) -> float:
     return float((around - 4 * inner).var()) / variance
 
 
-def _as_bytes(found: Measures) -> bytes:
-    file = io.BytesIO()
-    problems = np.array([text.encode("utf-8", "replace") for text in found.problem])
-    np.savez(file, problem=problems, **{name: getattr(found, name) for name in _FIELDS})
-    return file.getvalue()
-
-
-def _read_piece(path: Path, rows: int) -> Measures | None:
+def _read_piece(path: Path) -> Measures | None:
     try:
         with np.load(path) as stored:
             fields = {name: stored[name] for name in _FIELDS}
-            problem = [text.decode("utf-8") for text in stored["problem"]]
+            return Measures(**fields | {"problem": fields["problem"].astype(object)})
     except (OSError, ValueError, KeyError, EOFError):
         return None
-    return Measures(**fields, problem=problem) if len(problem) == rows else None

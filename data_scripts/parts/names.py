@@ -8,13 +8,13 @@ into a file name that every file system takes.
 import re
 import unicodedata
 
-LONGEST = 120  # bytes of UTF-8 for one part: room for an ending below the usual limit of 255
+MAX_BYTES = 120  # of UTF-8 for one part: room for an ending below the usual limit of 255
 _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?$", re.IGNORECASE)
 
 
 def decode(raw: bytes) -> str:
-    """A name from bytes of unknown encoding: UTF-8, else CP949 (Korean Windows), else CP437."""
+    """Return a name from bytes in UTF-8, else CP949 (Korean Windows), else CP437."""
     for encoding in ("utf-8", "cp949"):
         try:
             return raw.decode(encoding)
@@ -24,7 +24,7 @@ def decode(raw: bytes) -> str:
 
 
 def repaired(name: str) -> str:
-    """A name from the file system or a tar archive, where bytes that are no UTF-8 may hide."""
+    """Return a name of the file system or a tar archive, where bytes that are no UTF-8 may hide."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -33,7 +33,7 @@ def repaired(name: str) -> str:
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
-    """The parts of a relative path with `/` or `\\` between them, in NFC, without `.`.
+    """Return the parts of a relative path with `/` or `\\` between them, in NFC, without `.`.
 
     Raises ValueError when the name is empty, absolute, has a drive, a null byte, or `..`.
     """
@@ -51,21 +51,21 @@ def safe_parts(name: str) -> tuple[str, ...]:
 
 
 def plain(part: str) -> str:
-    """One part of a path as a file name that is neither hidden nor special on any system, NFC.
+    """Return a part of a path as a file name that is neither hidden nor special anywhere, in NFC.
 
     Raises ValueError when nothing of it is left.
     """
     part = unicodedata.normalize("NFC", _UNFIT.sub("_", part)).strip().lstrip(".").rstrip(". ")
     part = re.sub("^[=+@-]", "_", part)  # what a spreadsheet would take for a formula
-    if len(part.encode("utf-8", "replace")) > LONGEST:
-        part = part.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore").rstrip(". ")
+    if len(part.encode("utf-8", "replace")) > MAX_BYTES:
+        part = part.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore").rstrip(". ")
     if not part.strip("_"):
         raise ValueError("the name has no letter or digit")
     return f"_{part}" if _RESERVED.match(part) else part
 
 
 def is_litter(parts: tuple[str, ...]) -> bool:
-    """Whether a file is one that systems leave behind on their own, of no interest to anyone."""
+    """Return whether a file is one that systems leave behind on their own."""
     last = parts[-1].lower()
     return (
         "__MACOSX" in parts
@@ -74,16 +74,10 @@ def is_litter(parts: tuple[str, ...]) -> bool:
     )
 
 
-class Taken:
-    """The output names given out so far; the first to ask for a name gets it."""
-
-    def __init__(self):
-        self._hashes: set[int] = set()
-
-    def claim(self, *candidates: str) -> str | None:
-        """The first candidate that is free, or None."""
-        for name in candidates:
-            if hash(name) not in self._hashes:
-                self._hashes.add(hash(name))
-                return name
-        return None
+def claim(taken: set[str], *candidates: str) -> str | None:
+    """Return the first candidate that is not in `taken`, and add it; None when there is none."""
+    for name in candidates:
+        if name not in taken:
+            taken.add(name)
+            return name
+    return None

@@ -23,36 +23,38 @@ class Raw:
     """One image of a source, or the reason why it is none.
 
     Attributes:
-        key: names it for good within its source.
         name: what to call it in the log.
         parts: identity and then the rest of its name; empty when `problem` is set.
         content: its path, or its bytes; None when `problem` is set.
         problem: why it cannot be used.
+        target: where its crop goes, for the script to set.
     """
 
-    key: str
     name: str
     parts: tuple[str, ...] = ()
     content: str | bytes | None = None
     problem: str = ""
+    target: Path | None = None
 
 
 class Tree:
     """The images of a folder `ROOT/identity/…/image`, identity by identity, in order of names."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    problem = ""
+
+    def __init__(self, path: Path):
+        self.path = path
 
     def total(self) -> int:
-        """How many images there are."""
+        """Return how many images there are."""
         return sum(1 for name in self._identities() for _ in self._below(name))
 
     def images(self, wanted: Callable[[Raw], bool]) -> Iterator[Raw]:
-        """The images that are `wanted`, which is asked about each before it is read."""
+        """Yield the images that are `wanted`, which is asked about each before it is read."""
         for identity in self._identities():
             for name in sorted(self._below(identity)):
-                parts = tuple(repaired(name).split("/"))
-                raw = Raw(name, f"{self.root}/{name}", parts, f"{self.root}/{name}")
+                path = f"{self.path}/{name}"
+                raw = Raw(path, tuple(repaired(name).split("/")), path)
                 if wanted(raw):
                     yield raw
 
@@ -60,23 +62,19 @@ class Tree:
         return sorted(entry.name for entry in self._entries("") if entry.is_dir())
 
     def _below(self, folder: str) -> Iterator[str]:
-        waiting = [folder]
-        while waiting:
-            below = waiting.pop()
-            for entry in self._entries(below):
-                if entry.name.lower().endswith(RAW_EXTENSIONS):
-                    yield f"{below}/{entry.name}"
-                elif entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{below}/{entry.name}")
+        for entry in self._entries(folder):
+            if entry.name.lower().endswith(RAW_EXTENSIONS):
+                yield f"{folder}/{entry.name}"
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self._below(f"{folder}/{entry.name}")
 
     def _entries(self, below: str) -> Iterator[os.DirEntry]:
         try:
-            with os.scandir(self.root / below) as entries:
+            with os.scandir(self.path / below) as entries:
                 yield from (entry for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            raise UserError(
-                f"cannot read the folder {self.root / below}: {reason(error)}"
-            ) from None
+            folder = self.path / below
+            raise UserError(f"cannot read the folder {folder}: {reason(error)}") from None
 
 
 class Archive:
@@ -91,21 +89,16 @@ class Archive:
 
     def __init__(self, path: Path):
         self.path, self.problem = path, ""
-        self._file, self._size = None, 0
-
-    def total(self) -> None:
-        """Unknown before the end of the archive."""
-        return None
+        self._file = None
 
     def fraction(self) -> float:
-        """How much of the archive has been read, from 0 to 1."""
-        return self._file.tell() / max(self._size, 1) if self._file and not self._file.closed else 1
+        """Return how much of the archive has been read, from 0 to 1."""
+        return self._file.tell() / max(self.path.stat().st_size, 1)
 
     def images(self, wanted: Callable[[Raw], bool]) -> Iterator[Raw]:
-        """The images that are `wanted`, which is asked about each before it is read."""
+        """Yield the images that are `wanted`, which is asked about each before it is read."""
         try:
             with open(self.path, "rb") as self._file:
-                self._size = os.fstat(self._file.fileno()).st_size
                 packed = self._file.read(6).startswith(_COMPRESSED)
                 self._file.seek(0)
                 with tarfile.open(
@@ -115,48 +108,44 @@ class Archive:
                     tarinfo=_Strict,
                     errorlevel=0,
                 ) as tar:
-                    number = 0
                     while (member := tar.next()) is not None:
                         tar.members.clear()  # else a gigabyte for each million of members
-                        number += 1
-                        raw = self._image(member, number)
+                        raw = self._image(member)
                         if raw is None or not wanted(raw):
                             continue
-                        if not raw.problem:
-                            raw.content = tar.extractfile(member).read()
-                            if len(raw.content) < member.size:
-                                raise _Damaged("unexpected end of data")
+                        raw.content = tar.extractfile(member).read()
+                        if len(raw.content) < member.size:
+                            raise _Damaged("unexpected end of data")
                         yield raw
         except _NoArchive as error:
             raise UserError(
                 f"{self.path} is not a tar archive: give a folder of identities, or a tar, tar.gz, "
                 f"tar.bz2 or tar.xz file ({error})"
             ) from None
-        except (tarfile.TarError, zlib.error, LZMAError, EOFError, _Damaged) as error:
-            self.problem = f"archive is cut short or damaged: {error or type(error).__name__}"
-        except OSError as error:
-            self.problem = f"archive is cut short or damaged: {reason(error)}"
+        except (tarfile.TarError, zlib.error, LZMAError, EOFError, _Damaged, OSError) as error:
+            why = reason(error) if isinstance(error, OSError) else error or type(error).__name__
+            self.problem = f"archive is cut short or damaged: {why}"
 
-    def _image(self, member: tarfile.TarInfo, number: int) -> Raw | None:
+    def _image(self, member: tarfile.TarInfo) -> Raw | None:
         if member.isdir():
             return None
         name = repaired(member.name)
-        key, log_name = f"{number}:{name}", f"{self.path.name}/{name}"
+        log_name = f"{self.path.name}/{name}"
         try:
             parts = safe_parts(name)
         except ValueError as error:
-            return Raw(key, log_name, problem=f"unsafe name: {error}")
+            return Raw(log_name, problem=f"unsafe name: {error}")
         if is_litter(parts):
             return None
         if not parts[-1].lower().endswith(RAW_EXTENSIONS):
-            return Raw(key, log_name, problem="not an image")
+            return Raw(log_name, problem="not an image")
         if not member.isreg():
-            return Raw(key, log_name, problem="a link or special file")
+            return Raw(log_name, problem="a link or special file")
         if len(parts) < 2:
-            return Raw(key, log_name, problem="not in a folder of an identity")
+            return Raw(log_name, problem="not in a folder of an identity")
         if member.size > MAX_BYTES:
-            return Raw(key, log_name, problem=f"too large: {member.size / 1e6:,.0f} MB")
-        return Raw(key, log_name, parts[-2:], b"")
+            return Raw(log_name, problem=f"too large: {member.size / 1e6:,.0f} MB")
+        return Raw(log_name, parts[-2:])
 
 
 class _Damaged(Exception):
@@ -181,7 +170,7 @@ class _Strict(tarfile.TarInfo):
 
 
 def open_source(path: Path) -> Tree | Archive:
-    """A folder as a tree, a file as an archive; UserError when there is neither."""
+    """Return a folder as a tree, a file as an archive; UserError when there is neither."""
     if path.is_dir():
         return Tree(path)
     if path.is_file():

@@ -1,32 +1,25 @@
 """Which identity goes into which set, and which images have to stay out for it to be clean."""
 
-import csv
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from labkit.data import FaceFolder, bad_lines
-from labkit.utils import UserError, reason
-from parts import near_duplicates
-from parts.clean_list import listed
+from labkit.utils import UserError
 from parts.measure import Measures
 from parts.names import plain, repaired
+from parts.tables import listed, read_table
 
 COURSE_SETS = ("pretrain", "train", "val", "test")
 SETS = (*COURSE_SETS, "blind")
 """In the order in which they give way: a near-duplicate stays in the later of two sets."""
-LEAST_IDENTITIES = 2
+MIN_IDENTITIES = 2
 """People that a set needs: imposter pairs are made of two."""
-_EASY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]*(\.[A-Za-z0-9]+)?", re.ASCII)
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
 def fit(part: str) -> str:
-    """A part of a path as every system and list takes it: NFC, no control or special characters."""
-    if _EASY.fullmatch(part) and len(part) <= 120 and not _DEVICES.match(part):
-        return part
+    """Return a part of a path as every system and list takes it: NFC, nothing special in it."""
     try:
         return plain(repaired(part))
     except ValueError:
@@ -54,7 +47,7 @@ class Images:
 
     @classmethod
     def of(cls, faces: FaceFolder, pretrain: FaceFolder | None = None) -> "Images":
-        """Identities whose names differ in their Unicode form alone become one."""
+        """Join folders; identities whose names differ in Unicode form alone become one."""
         folders = [faces] + ([pretrain] if pretrain else [])
         names = [[fit(name) for name in folder.identities] for folder in folders]
         people = sorted(set(names[0]))
@@ -81,8 +74,12 @@ class Images:
         return len(self.source)
 
     def name(self, i: int) -> str:
-        """Path of image i in its folder."""
+        """Return the name of image i in its folder."""
         return self.folders[self.source[i]].name(int(self.number[i]))
+
+    def path(self, i: int) -> Path:
+        """Return the path of image i."""
+        return self.folders[self.source[i]].path(int(self.number[i]))
 
     @property
     def kept(self) -> np.ndarray:
@@ -98,7 +95,7 @@ class Images:
         self.why_not[i] = self.why_not[i] or why
 
     def counts(self) -> np.ndarray:
-        """Images of each of the people that are kept, int64."""
+        """Return how many images of each of the people are kept, int64."""
         return np.bincount(self.person[self.kept], minlength=len(self.people))
 
     def leave_out_poor(self, least: int) -> None:
@@ -107,7 +104,7 @@ class Images:
         self.leave_out(poor[self.person], f"identity has fewer than {least} images")
 
     def apply_list(self, findings: dict) -> int:
-        """Leave out what the list of `clean.py` says; how many images it names in vain."""
+        """Leave out what clean.py's list says; return how many images it names in vain."""
         unknown = set(findings)
         for i in np.flatnonzero(self.source == 0):
             finding = findings.get(listed(self.name(i)))
@@ -123,19 +120,6 @@ class Images:
             self.leave_one_out(i, f"unreadable: {measures.problem[i]}")
 
 
-def near_duplicate_pairs(
-    images: Images, measures: Measures, radius: int, alike: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of kept images of different identities that are near-duplicates, int64 (m,) each."""
-    numbers = np.flatnonzero(images.kept & measures.telling)
-    i, j = near_duplicates.candidates(measures.hash[numbers], radius)
-    i, j = numbers[i], numbers[j]
-    apart = images.person[i] != images.person[j]
-    i, j = i[apart], j[apart]
-    near = measures.likeness(i, j) >= alike
-    return i[near], j[near]
-
-
 def allot(
     groups: np.ndarray,
     free: np.ndarray,
@@ -143,7 +127,7 @@ def allot(
     rng: np.random.Generator,
     already: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A set for each identity, int8 (n,) into SETS, so that no group is divided.
+    """Return a set for each identity, int8 (n,) into SETS, so that no group is divided.
 
     The largest groups choose first, in random order among equals, and each goes where most is
     lacking, so that the numbers of identities come as near to the ratio as the groups allow. A
@@ -162,7 +146,7 @@ def allot(
     have = np.zeros(len(names)) if already is None else already[places].astype(np.float64)
     share = np.array([ratio[name] for name in names], np.float64)
     wanted = share / share.sum() * (sizes.sum() + have.sum())
-    least = np.maximum(wanted, LEAST_IDENTITIES)
+    least = np.maximum(wanted, MIN_IDENTITIES)
     least[wanted.argmax()] -= least.sum() - wanted.sum()
     lacking = least - have
     chosen = np.zeros(len(sizes), np.int8)
@@ -174,7 +158,7 @@ def allot(
 
 
 def settle(images: Images, sets: np.ndarray, i: np.ndarray, j: np.ndarray) -> int:
-    """Leave one image out of each near-duplicate pair that is in two sets; how many that were.
+    """Leave out one image of each near-duplicate pair in two sets; return how many those are.
 
     The copy in the set that is first in SETS goes, so that val and test stay whole. sets: int8,
     the set of each of the people.
@@ -194,7 +178,7 @@ def settle(images: Images, sets: np.ndarray, i: np.ndarray, j: np.ndarray) -> in
 
 
 def read_ratio(text: str, without: str | None = None) -> dict[str, float]:
-    """`pretrain=0.4,train=0.4,val=0.1,test=0.1` as a dictionary; UserError when it is not that."""
+    """Return `pretrain=0.4,train=0.4,val=0.1,test=0.1` as a dictionary."""
     ratio: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = part.partition("=")
@@ -214,32 +198,18 @@ def read_ratio(text: str, without: str | None = None) -> dict[str, float]:
     return ratio
 
 
-def read_table(path: str | Path, key: tuple[str, ...], value: str) -> list[tuple[str, str, str]]:
-    """(column that was there, name, value) of a CSV with a header, names and values without
-    spaces around; UserError for a missing column or an empty cell, with the line."""
-    path = Path(path)
+def read_pairs(path: Path, key: tuple[str, ...], value: str) -> list[tuple[str, str, str]]:
+    """Return (column that was there, name, value) of the lines of a CSV file.
+
+    Raises UserError for a missing column or an empty cell, with the line.
+    """
     rows, problems = [], []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
-            mine = next((name for name in key if name in columns), None)
-            if mine is None or value not in columns:
-                raise UserError(
-                    f"{path}: the first line must name the columns {' or '.join(key)} and {value}"
-                )
-            for row in reader:
-                name = (row[columns[mine]] or "").strip()
-                told = (row[columns[value]] or "").strip()
-                if not name or not told:
-                    if any(cell for cell in row.values() if cell):
-                        problems.append(f"line {reader.line_num}: an empty cell")
-                    continue
-                rows.append((mine, name, told))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a UTF-8 CSV file: {error}") from None
+    for line, row in read_table(path, (" or ".join(key), value)):
+        mine = next(name for name in key if name in row)
+        if row[mine] and row[value]:
+            rows.append((mine, row[mine], row[value]))
+        else:
+            problems.append(f"line {line}: an empty cell")
     if problems:
         raise UserError(bad_lines(path, problems))
     return rows

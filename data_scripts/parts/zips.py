@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -30,7 +30,7 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds for one hand-in, all archives in it together.
+    """Bounds for one submission, all archives in it together.
 
     Attributes:
         members: files and folders.
@@ -38,7 +38,7 @@ class Limits:
         total_bytes: all that is read out of it.
         ratio: size over compressed size of one file, from a megabyte on.
         depth: archives inside archives.
-        archives: all archives inside, each of which keeps a file open.
+        archives: archives inside in all, each of which keeps a file open.
     """
 
     members: int = 100_000
@@ -55,19 +55,24 @@ class Refused(Exception):
 
 @dataclass
 class Entry:
-    """One file of a hand-in.
+    """One file of a submission.
 
     Attributes:
         name: what to call it in the log.
         parts: its folders and its name, those of the archives around it before them.
         root: how many of the parts name the archive that it lies in and those around.
-        source: where its bytes are.
+        archive, member: where its bytes are.
     """
 
     name: str
     parts: tuple[str, ...]
     root: int
-    source: tuple[zipfile.ZipFile, zipfile.ZipInfo] = field(repr=False)
+    archive: zipfile.ZipFile = field(repr=False)
+    member: zipfile.ZipInfo = field(repr=False)
+
+    def ends_with(self, *endings: str) -> bool:
+        """Return whether the file's name has one of these endings."""
+        return self.parts[-1].lower().endswith(endings)
 
 
 class Zips:
@@ -81,8 +86,8 @@ class Zips:
     Entering raises `Refused` when the outermost archive cannot be read at all.
     """
 
-    def __init__(self, path: Path, limits: Limits, *, temporary: Path | None = None):
-        self.path, self.limits, self._temporary = path, limits, temporary
+    def __init__(self, path: Path, limits: Limits):
+        self.path, self.limits = path, limits
         self.entries: list[Entry] = []
         self.refused: list[tuple[str, str]] = []
         self._bytes_left, self._members_left = limits.total_bytes, limits.members
@@ -103,12 +108,11 @@ class Zips:
         self._stack.close()
 
     def read(self, entry: Entry) -> bytes:
-        """The bytes of a file; `Refused` when it is not what it said."""
-        archive, member = entry.source
+        """Return the bytes of a file; `Refused` when it is not what it said."""
         with _what_is_wrong():
-            self._check_size(member, self.limits.member_bytes)
-            with archive.open(member) as file:
-                data = file.read(member.file_size + 1)
+            self._check_size(entry.member, self.limits.member_bytes)
+            with entry.archive.open(entry.member) as file:
+                data = file.read(entry.member.file_size + 1)
             self._use(len(data))
         return data
 
@@ -131,8 +135,7 @@ class Zips:
                 if parts[-1].lower().endswith(".zip"):
                     self._nested(archive, member, stack, inner, around + parts, depth + 1)
                 else:
-                    entry = Entry(inner, around + parts, len(around), (archive, member))
-                    self.entries.append(entry)
+                    self.entries.append(Entry(inner, around + parts, len(around), archive, member))
             except Refused as error:
                 self.refused.append((inner, str(error)))
 
@@ -144,7 +147,7 @@ class Zips:
             raise Refused(f"too many archives in one: above {self.limits.archives}")
         with _what_is_wrong():
             self._check_size(member, self.limits.total_bytes)
-            spooled = stack.enter_context(tempfile.TemporaryFile(dir=self._temporary))
+            spooled = stack.enter_context(tempfile.TemporaryFile())
             with archive.open(member) as packed:
                 while block := packed.read(1 << 20):
                     self._use(len(block))
@@ -152,27 +155,23 @@ class Zips:
         around = parts[:-1] + (parts[-1][: -len(".zip")],)
         self._look_into(spooled, stack, name, around, depth)
 
-    def _check_size(self, member: zipfile.ZipInfo, most: int) -> None:
-        if member.file_size > most:
+    def _check_size(self, member: zipfile.ZipInfo, limit: int) -> None:
+        if member.file_size > limit:
             raise Refused(f"too large: {member.file_size / 1e6:,.0f} MB")
         ratio = member.file_size / max(member.compress_size, 1)
         if member.file_size > 1_000_000 and ratio > self.limits.ratio:
             raise Refused(f"compressed too tightly: {ratio:,.0f} to 1")
-        if member.file_size > self._bytes_left:
-            raise Refused(_too_much(self.limits))
+        self._use(member.file_size, only_ask=True)
 
-    def _use(self, count: int) -> None:
-        self._bytes_left -= count
-        if self._bytes_left < 0:
-            raise Refused(_too_much(self.limits))
-
-
-def _too_much(limits: Limits) -> str:
-    return f"the hand-in holds too much: above {limits.total_bytes / 1e6:,.0f} MB"
+    def _use(self, count: int, only_ask: bool = False) -> None:
+        if count > self._bytes_left:
+            limit = self.limits.total_bytes / 1e6
+            raise Refused(f"the submission holds too much: above {limit:,.0f} MB")
+        self._bytes_left -= 0 if only_ask else count
 
 
 def _checked(member: zipfile.ZipInfo, name: str) -> tuple[str, ...] | None:
-    """The parts of a member's name, None for litter; `Refused` for what must not be read."""
+    """Return the parts of a member's name, None for litter; `Refused` for what must not be read."""
     try:
         parts = safe_parts(name)
     except ValueError as error:
@@ -190,27 +189,14 @@ def _checked(member: zipfile.ZipInfo, name: str) -> tuple[str, ...] | None:
 
 
 def _name(member: zipfile.ZipInfo) -> str:
-    """A member's name as its maker saw it, though many programs do not say in which encoding."""
+    """Return a member's name as its maker saw it, in whichever encoding that was."""
     if member.flag_bits & 0x800:
         return member.orig_filename
-    raw = member.orig_filename.encode("cp437", "replace")
-    extra = member.extra
-    while len(extra) >= 4:
-        number, size = struct.unpack("<HH", extra[:4])
-        body, extra = extra[4 : 4 + size], extra[4 + size :]
-        # Info-ZIP's Unicode path: version 1, CRC-32 of the plain name, the name in UTF-8
-        if number == 0x7075 and body[:1] == b"\x01" and body[1:5] == _crc(raw):
-            return body[5:].decode("utf-8", "replace")
-    return decode(raw)
-
-
-def _crc(raw: bytes) -> bytes:
-    return struct.pack("<I", zlib.crc32(raw))
+    return decode(member.orig_filename.encode("cp437", "replace"))
 
 
 class _Guarded:
-    """A file that refuses to be read whole: the list of members is read in one piece, by zipfile,
-    as large as the archive says that it is."""
+    """A file that refuses large reads: zipfile reads the list of members in one piece."""
 
     LARGEST = 128_000_000
 
@@ -225,22 +211,15 @@ class _Guarded:
         return self._file.read(count)
 
 
-class _what_is_wrong:
-    """Turns what zipfile raises for a bad archive into `Refused`; a full disk stays what it is."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> bool:
-        if isinstance(error, (RuntimeError, NotImplementedError)):
-            raise Refused(f"cannot be unpacked: {error}") from None
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(error, _BROKEN) and not full:
-            text = " ".join(str(error).split())[:120]
-            raise Refused(f"damaged: {text or type(error).__name__}") from None
-        return False
-
-
-def files_of(archive: Zips, endings: tuple[str, ...]) -> Iterator[Entry]:
-    """The files of an archive with one of these endings."""
-    return (entry for entry in archive.entries if entry.parts[-1].lower().endswith(endings))
+@contextmanager
+def _what_is_wrong() -> Iterator[None]:
+    """Turn what zipfile raises for a bad archive into `Refused`; a full disk stays what it is."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        raise Refused(f"cannot be unpacked: {error}") from None
+    except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = " ".join(str(error).split())[:120]
+        raise Refused(f"damaged: {text or type(error).__name__}") from None

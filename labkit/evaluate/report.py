@@ -89,21 +89,18 @@ def _compare(systems: Sequence) -> list[tuple[str, str, metrics.PairedDifference
     """
     first, found = systems[0], []
     for other in systems[1:]:
-        if not first.bootstrap or not _same(first.pairs, other.pairs):
-            continue
-        same_draws = (first.bootstrap, first.seed) == (other.bootstrap, other.seed)
-        difference = metrics.paired_difference(
-            first.scores, other.scores, first.pairs.labels, *identities_of(first.pairs)[1:],
-            level=first.level, draws=(first.draws, other.draws) if same_draws else None,
-            samples=first.bootstrap, seed=first.seed,
-        )  # fmt: skip
-        found.append((first.name, other.name, difference))
+        if first.bootstrap and _same(first.pairs, other.pairs):
+            difference = metrics.paired_difference(
+                first.scores, other.scores, first.pairs.labels, *identities_of(first.pairs)[1:],
+                level=first.level, samples=first.bootstrap, seed=first.seed,
+            )  # fmt: skip
+            found.append((first.name, other.name, difference))
     return found
 
 
 def _same(a: PairList, b: PairList) -> bool:
-    parts = ((a.left, b.left), (a.right, b.right), (a.labels, b.labels))
-    return a.files == b.files and all(np.array_equal(x, y) for x, y in parts)
+    parts = [(pairs.left, pairs.right, pairs.labels) for pairs in (a, b)]
+    return a.files == b.files and np.array_equal(*parts)
 
 
 def _figures(reports: Sequence, systems: Sequence, root: str | Path | None) -> list[tuple]:
@@ -128,7 +125,7 @@ def _figures(reports: Sequence, systems: Sequence, root: str | Path | None) -> l
 
 def _numbers_page(systems: Sequence, sentences: Sequence[str], title: str):
     """The first page of the PDF."""
-    from labkit.plots.style import new_figure, styled, text
+    from labkit.plots.figures import new_figure, styled, text
 
     lines = [text(title), ""]
     for system in systems:

@@ -1,7 +1,6 @@
 """The FaceMap as one interactive HTML file that needs no network.
 
-Faces are drawn on one canvas, from sheets that hold many pictures each, so that thousands of them
-move with the mouse; a plotting library draws each as an image of its own, several frames a second.
+Faces are drawn on one canvas, from sheets of many pictures each, so that thousands of them move.
 """
 
 import base64
@@ -15,12 +14,9 @@ from PIL import Image
 from labkit.data.images import jpeg_bytes
 from labkit.facemap.layouts import faithfulness, nearest
 from labkit.facemap.poster import LAYOUT_NAMES, check_lengths, describe, square
-from labkit.utils import UserError, l2_normalize, render_page, write_text
+from labkit.utils import l2_normalize, render_page, write_text
 
-PICTURE_SIDES = ((1500, 112), (6000, 80), (float("inf"), 32))
-"""Up to so many pictures, each has this side; multiples of 16, so that JPEG keeps them apart."""
 SHEET = 2048  # pixels
-NEIGHBOURS = 12
 GROUPS = 8  # of numbers, to colour by
 
 
@@ -41,7 +37,6 @@ def to_html(
     """Write an interactive page: hover, search, pan, zoom; a click lights up the nearest faces.
 
     Args:
-        path: of the .html file.
         xy: a map (n, 2), or several by name ("umap", "tsne", "pca" or any) to switch between.
         thumbnails: n pictures: PIL images, uint8 arrays, JPEG bytes or paths.
         names: n names to show and to search.
@@ -50,67 +45,57 @@ def to_html(
         details: n second lines, such as a name in Hangul; searched too.
         attributes: name → n values (text or numbers) to colour the frames by.
         chosen: index of a face that is lit up when the page opens.
-        title: of the page.
         note: a line at the top, such as that the faces are synthetic.
-
-    Returns:
-        the path. The more pictures, the smaller they are: 112 pixels up to 1,500 of them, 80 up
-        to 6,000, 32 beyond.
 
     Raises:
         UserError: lengths differ, or the file cannot be written.
     """
     maps = dict(xy) if isinstance(xy, Mapping) else {"map": xy}
-    if not maps:
-        raise UserError("no layout for the page; give at least one")
     count = len(next(iter(maps.values())))
     attributes = attributes or {}
+    details = [""] * count if details is None else details
     check_lengths(count, thumbnails=thumbnails, names=names, embeddings=embeddings, labels=labels)
-    check_lengths(count, details=details, **maps, **attributes)
-    side = next(side for most, side in PICTURE_SIDES if count <= most)
+    check_lengths(count, details=details, **maps)
+    check_lengths(count, **attributes)
+    side = 112 if count <= 1500 else 80 if count <= 6000 else 32  # multiples of 16, as in JPEG
     per_sheet = (SHEET // side) ** 2
     data = {
         "names": [str(name) for name in names],
-        "details": [str(detail) for detail in details or [""] * count],
+        "details": [str(detail) for detail in details],
         "maps": [_map(name, places, embeddings, labels) for name, places in maps.items()],
         "near": [],
         "similarities": [],
         "side": side,
         "across": SHEET // side,
-        "sheets": [
-            _sheet(thumbnails[first : first + per_sheet], side)
-            for first in range(0, count, per_sheet)
-        ],
+        "sheets": [_sheet(thumbnails[i : i + per_sheet], side) for i in range(0, count, per_sheet)],
         "attributes": [{"name": name, **grouped(values)} for name, values in attributes.items()],
         "chosen": chosen,
     }
     if embeddings is not None and count > 1:
         points = l2_normalize(embeddings)
-        near, similarities = nearest(points, points, min(NEIGHBOURS, count - 1), skip_self=True)
+        near, similarities = nearest(points, None, min(12, count - 1))
         data |= {"near": near.tolist(), "similarities": _rounded(similarities)}
     about = {"title": title, "counted": f"{count:,} faces", "note": note}
     write_text(path, render_page(Path(__file__).with_name("page.html"), **about, data=data))
     return Path(path)
 
 
-def notebook_view(path: str | Path, *, height: int = 720):
+def notebook_view(path: str | Path):
     """Return the page as something a notebook shows and keeps: a sandboxed frame."""
     from IPython.display import HTML
 
     page = escape(Path(path).read_text(encoding="utf-8"))
-    style = "border:1px solid #e5e7eb;border-radius:10px"
-    frame = f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="{style}"'
-    return HTML(f'<div>{frame} width="100%" height="{height}"></iframe></div>')
+    frame = f'<iframe srcdoc="{page}" sandbox="allow-scripts" width="100%" height="720"></iframe>'
+    return HTML(f"<div>{frame}</div>")
 
 
 def _map(name: str, places: np.ndarray, embeddings, labels) -> dict:
-    """Return a layout: the name on its button, its places, a line on how faithful it is."""
     line = "" if embeddings is None else describe(faithfulness(embeddings, places, labels))
     return {"title": LAYOUT_NAMES.get(name, name), "places": _rounded(places), "line": line}
 
 
 def _rounded(values: np.ndarray) -> list:
-    return np.asarray(values, dtype=np.float64).round(4).tolist()
+    return np.asarray(values, dtype=np.float64).round(5).tolist()
 
 
 def _sheet(thumbnails: Sequence, side: int) -> dict:

@@ -1,23 +1,17 @@
-"""The figures that notebooks and reports show. Every function returns a new Figure.
-
-Nothing here needs pyplot or changes matplotlib's settings; save a figure with its `savefig`.
-"""
+"""The figures that notebooks and reports show; every function returns a new one to `savefig`."""
 
 from labkit.plots.curves import (
     det_curve,
     identity_eer,
     margin_figure,
-    read_training_log,
     roc_curve,
     score_histogram,
     show_curves,
     training_curves,
 )
-from labkit.plots.sheets import face_sheet, image_grid, lookalike_sheet, pair_sheet, thumbnail
-from labkit.plots.style import LabFigure
+from labkit.plots.figures import face_sheet, image_grid, lookalike_sheet, pair_sheet, thumbnail
 
 __all__ = [
-    "LabFigure",
     "det_curve",
     "face_sheet",
     "identity_eer",
@@ -25,7 +19,6 @@ __all__ = [
     "lookalike_sheet",
     "margin_figure",
     "pair_sheet",
-    "read_training_log",
     "roc_curve",
     "score_histogram",
     "show_curves",

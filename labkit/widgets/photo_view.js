@@ -1,5 +1,6 @@
 // The photo view in the browser: choose or drop files, choose a face, draw a box.
 
+const LARGEST = 100 * 1024 * 1024  // bytes of a file
 const PIECE = 2 * 1024 * 1024  // a notebook server closes the connection above 10 MiB a message
 
 function part(tag, parent, className = "", text = "") {
@@ -11,14 +12,13 @@ function part(tag, parent, className = "", text = "") {
 }
 
 async function sendFiles(model, files) {
-  const limit = model.get("largest_file")
-  const about = files.map((file) => ({name: file.name, size: file.size}))
-  model.send({kind: "begin", files: about})
+  if (files.length === 0) { return }
+  model.send({kind: "begin", value: files.map((file) => file.name)})
   for (const [index, file] of files.entries()) {
-    if (file.size > limit) { continue }
+    if (file.size > LARGEST) { continue }
     for (let start = 0; start < file.size; start += PIECE) {
       const piece = await file.slice(start, start + PIECE).arrayBuffer()
-      model.send({kind: "piece", index}, undefined, [piece])
+      model.send({kind: "piece", value: index}, undefined, [piece])
     }
   }
   model.send({kind: "end"})
@@ -30,7 +30,7 @@ function picture(image, buffer) {
   else { image.removeAttribute("src") }
 }
 
-function place(box, [left, top, right, bottom]) {
+function place(box, [left, top, right, bottom]) {  // shares of the photo's sides
   box.style.left = `${100 * left}%`
   box.style.top = `${100 * top}%`
   box.style.width = `${100 * (right - left)}%`
@@ -60,26 +60,28 @@ function render({model, el}) {
   face.alt = "the face as the network sees it"
   const faceCaption = part("figcaption", crop)
 
+  let width = 1, height = 1  // of the photo, in its own pixels
   const onMessage = (message, buffers) => {
     if (message.kind === "photo") {
-      picture(image, message.filled ? buffers[0] : null)
-      whole.hidden = !message.filled
+      picture(image, buffers?.[0])
+      whole.hidden = !message.size
+      if (message.size) { [width, height] = message.size }
       caption.textContent = message.caption
       overlay.replaceChildren()
-      message.boxes.forEach((box, index) => {
+      message.boxes.forEach(([left, top, right, bottom], index) => {
         const frame = part("button", overlay, "box")
         frame.classList.toggle("current", index === message.current)
         frame.type = "button"
         frame.title = `face ${index + 1}`
-        place(frame, box)
+        place(frame, [left / width, top / height, right / width, bottom / height])
         if (message.boxes.length > 1) { part("span", frame, "", String(index + 1)) }
         frame.addEventListener("keydown", (event) => {
-          if (event.key === "Enter" || event.key === " ") { model.send({kind: "face", index}) }
+          if (event.key === "Enter" || event.key === " ") { model.send({kind: "face", value: index}) }
         })
       })
     } else if (message.kind === "crop") {
-      picture(face, message.filled ? buffers[0] : null)
-      crop.hidden = !message.filled
+      picture(face, buffers?.[0])
+      crop.hidden = !message.size
       faceCaption.textContent = message.caption
     }
   }
@@ -134,8 +136,11 @@ function render({model, el}) {
   })
   stage.addEventListener("pointerup", (event) => {
     if (drawn === null) { return }
-    if (drawn.far) { model.send({kind: "box", box: corners(event)}) }
-    else if (drawn.under >= 0) { model.send({kind: "face", index: drawn.under}) }
+    if (drawn.far) {
+      const [left, top, right, bottom] = corners(event)
+      const value = [left * width, top * height, right * width, bottom * height]
+      model.send({kind: "box", value})
+    } else if (drawn.under >= 0) { model.send({kind: "face", value: drawn.under}) }
     drawn.frame.remove()
     drawn = null
   })
@@ -148,8 +153,8 @@ function render({model, el}) {
   model.send({kind: "ready"})
   return () => {
     model.off("msg:custom", onMessage)
-    picture(image, null)
-    picture(face, null)
+    picture(image)
+    picture(face)
   }
 }
 

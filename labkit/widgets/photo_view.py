@@ -5,13 +5,10 @@ from pathlib import Path
 
 import anywidget
 import numpy as np
-import traitlets
 from PIL import Image, ImageDraw
 
 from labkit.crop import Box
 from labkit.data.images import jpeg_bytes
-
-MAX_FILE_SIZE = 100 * 1024 * 1024
 
 
 class PhotoView(anywidget.AnyWidget):
@@ -21,56 +18,39 @@ class PhotoView(anywidget.AnyWidget):
     papermill can write them into a notebook. Files come in pieces: as one message, a photo above
     10 MiB would close the connection to the kernel.
 
-    `on_files` is called with [(name, bytes), …], None in place of the bytes of too large a file;
-    `on_face` with the index of a face that was clicked; `on_box` with a box that was drawn,
-    (left, top, right, bottom) in pixels of the photo.
+    `files` is called with [(name, bytes), …], no bytes for a file above 100 MB; `face` with the
+    index of a face that was clicked; `box` with (left, top, right, bottom) in pixels as drawn.
     """
 
     _esm = Path(__file__).with_name("photo_view.js")
     _css = Path(__file__).with_name("photo_view.css")
-    largest_file = traitlets.Int(MAX_FILE_SIZE).tag(sync=True)
 
-    def __init__(self, on_files, on_face, on_box):
+    def __init__(self, files, face, box):
         super().__init__()
-        self._on_files, self._on_face, self._on_box = on_files, on_face, on_box
+        self._actions = dict(files=files, face=face, box=box)
         self._shown: dict[str, tuple[dict, list[bytes]]] = {}
-        self.show(None)
-        self.show_face(None)
         self.on_msg(self._hear)
 
-    def show(self, photo: Image.Image | None, boxes: Sequence[Box] = (), current=0, caption=""):
-        """Show a photo with a frame for each box (pixels), the current one in blue; or none."""
-        self._size = np.array(photo.size * 2 if photo else (1, 1, 1, 1))
-        shares = [(np.array(box) / self._size).tolist() for box in boxes]
-        self._tell("photo", photo and smaller(photo, 640), caption, boxes=shares, current=current)
-
-    def show_face(self, face: Image.Image | None, caption: str = "") -> None:
-        """Show the cropped face, or none."""
-        self._tell("crop", face, caption)
-
-    def _tell(self, kind: str, picture: Image.Image | None, caption: str, **more) -> None:
-        message = dict(kind=kind, filled=picture is not None, caption=caption, **more)
-        self._shown[kind] = message, [jpeg_bytes(picture)] if picture else []
+    def show(self, kind: str, picture: Image.Image | None, caption="", boxes=(), current=0):
+        """Show a picture, or none, as the "crop" or as the "photo", with a frame for each box."""
+        message = dict(kind=kind, caption=caption, boxes=boxes, current=current)
+        message["size"] = picture and picture.size
+        self._shown[kind] = message, [jpeg_bytes(smaller(picture, 640))] if picture else []
         self.send(*self._shown[kind])
 
     def _hear(self, _, message: dict, buffers: list) -> None:
-        kind = message["kind"]
+        kind, value = message["kind"], message.get("value")
         if kind == "ready":  # a new view, such as after the page was loaded again
             for shown in self._shown.values():
                 self.send(*shown)
         elif kind == "begin":
-            self._coming = [(file["name"], file["size"], []) for file in message["files"]]
+            self._coming = [(name, []) for name in value]
         elif kind == "piece":
-            self._coming[message["index"]][2].append(bytes(buffers[0]))
-        elif kind == "end" and self._coming:
-            self._on_files([
-                (name, b"".join(pieces) if size <= self.largest_file else None)
-                for name, size, pieces in self._coming
-            ])  # fmt: skip
-        elif kind == "face":
-            self._on_face(message["index"])
-        elif kind == "box":
-            self._on_box(tuple((self._size * message["box"]).tolist()))
+            self._coming[value][1].append(bytes(buffers[0]))
+        elif kind == "end":
+            self._actions["files"]([(name, b"".join(pieces)) for name, pieces in self._coming])
+        else:
+            self._actions[kind](value)
 
 
 def heat(face: Image.Image, falls: np.ndarray) -> Image.Image:
@@ -78,12 +58,10 @@ def heat(face: Image.Image, falls: np.ndarray) -> Image.Image:
     import matplotlib
 
     strength = np.clip(falls / max(float(np.abs(falls).max()), 1e-9), 0, 1)
-    grid = Image.fromarray((255 * strength).astype(np.uint8))
-    smooth = np.asarray(grid.resize(face.size, Image.Resampling.BICUBIC)) / 255
-    colours = matplotlib.colormaps["inferno"](smooth)[..., :3] * 255
-    opacity = 0.65 * smooth[..., None]
-    mixed = np.asarray(face.convert("RGB")) * (1 - opacity) + colours * opacity
-    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+    smooth = Image.fromarray((255 * strength).astype(np.uint8)).resize(face.size)
+    colours = matplotlib.colormaps["inferno"](np.asarray(smooth), bytes=True)[..., :3]
+    opacity = smooth.point(lambda value: round(0.65 * value))
+    return Image.composite(Image.fromarray(colours), face.convert("RGB"), opacity)
 
 
 def with_boxes(photo: Image.Image, boxes: Sequence[Box], current: int) -> Image.Image:

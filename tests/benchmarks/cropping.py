@@ -1,15 +1,13 @@
-"""Cropping raw photos: images a second and core, and the cost of keeping books.
+"""Cropping raw photos: images a second and core.
 
-    python tests/benchmarks/cropping.py [--images 60] [--widths 400 1600 4000] [--entries 1000000]
+    python tests/benchmarks/cropping.py [--images 60] [--widths 400 1600 4000]
 
-Cutting: photos of each width with one face, by `cut_face` of crop_raw.py and by the plain way of
-the widget (full picture, find, cut), in one process and thread, with how far the two cuts are
+Cropping: photos of each width with one face, by `crop_photo` of crop_raw.py and by the plain way
+of the widget (full picture, find, crop), in one process and thread, with how far the two crops are
 apart. Whole runs: crop_raw.py on a folder and on a tar.gz, with one process and with all cores.
-Books: time for each entry to be noted as done and to be known again, at growing numbers of them.
 """
 
 import argparse
-import io
 import os
 import sys
 import tarfile
@@ -26,11 +24,11 @@ from joblib import cpu_count  # noqa: E402
 from PIL import Image  # noqa: E402
 from skimage import data  # noqa: E402
 
-from crop_raw import arguments, cut_face, run  # noqa: E402
-from labkit.crop import crop_face, find_faces, only_face, read_photo  # noqa: E402
+from crop_raw import arguments, crop_photo, run  # noqa: E402
+from labkit.crop import crop_face, find_faces, largest_face, read_photo  # noqa: E402
+from labkit.data.images import jpeg_bytes  # noqa: E402
 from labkit.utils import UserError  # noqa: E402
 from parts.detectors import DETECTORS, detector  # noqa: E402
-from parts.job import Job  # noqa: E402
 
 
 def photos(width: int, count: int) -> list[bytes]:
@@ -42,67 +40,50 @@ def photos(width: int, count: int) -> list[bytes]:
     for _ in range(count):
         noise = rng.normal(0, 4, (*pixels.shape[:2], 1)).astype(np.float32)
         bright = (pixels * rng.uniform(0.8, 1.1) + noise).clip(0, 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(bright).save(buffer, "JPEG", quality=90)
-        made.append(buffer.getvalue())
+        made.append(jpeg_bytes(bright))
     return made
 
 
 def plainly(content: bytes) -> Image.Image:
     photo = read_photo(content)
-    return crop_face(photo, only_face(photo))
+    return crop_face(photo, largest_face(photo))
 
 
-def seconds(call) -> tuple[float, object]:
+def seconds(function, *arguments) -> tuple[float, object]:
     start = time.perf_counter()
-    result = call()
+    result = function(*arguments)
     return time.perf_counter() - start, result
 
 
-def cutting(width: int, count: int) -> None:
+def cropping(width: int, count: int) -> None:
     made = photos(width, count)
     find_faces(Image.new("RGB", (64, 64)))  # loads the detector
     ours = theirs = 0.0
     apart = []
     for content in made:  # in turn, so that a change of the machine's load meets both
-        took, slow = seconds(lambda content=content: plainly(content))
+        took, slow = seconds(plainly, content)
         theirs += took
-        took, fast = seconds(lambda content=content: cut_face(content, "", find_faces, 256))
+        took, fast = seconds(crop_photo, content, "", find_faces, 256)
         ours += took
         apart.append(np.abs(np.asarray(slow).astype(int) - np.asarray(fast).astype(int)).mean())
     print(
         f"  {width:5d} px {len(made[0]) / 1e3:7.0f} kB {count / theirs:8.2f} {count / ours:8.2f} "
-        f"images/s and core {theirs / ours:6.2f} x   cuts {np.mean(apart):.2f} of 255 apart"
+        f"images/s and core {theirs / ours:6.2f} x   crops {np.mean(apart):.2f} of 255 apart"
     )
 
 
-def nothing_to_find(count: int) -> None:
-    rng = np.random.default_rng(0)
-    face = photos(400, 1)[0]
-    noise = rng.integers(90, 110, (267, 400, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", quality=90)
-    with_face, _ = seconds(lambda: [cut_face(face, "", find_faces, 256) for _ in range(count)])
-    without, _ = seconds(
-        lambda: [cut_face(buffer.getvalue(), "", find_faces, 256) for _ in range(count)]
-    )
-    print(
-        f"    400 px without a face {count / without:8.2f} images/s and core: "
-        f"{without / with_face:.1f} times the work, for the second look"
-    )
-
-
-def other_detectors(count: int) -> None:
-    made = photos(400, count)
+def detectors(count: int) -> None:
+    noise = jpeg_bytes(np.random.default_rng(0).integers(90, 110, (267, 400, 3), dtype=np.uint8))
     for name in DETECTORS:
         try:
             find = detector(name)
         except UserError:
             print(f"  {name:8s} not installed")
             continue
-        took, cut = seconds(lambda find=find: [cut_face(c, "", find, 256) for c in made])
-        found = sum(isinstance(image, Image.Image) for image in cut)
-        print(f"  {name:8s} {count / took:8.2f} images/s and core, {found} of {count} cut")
+        for kind, made in (("one face", photos(400, count)), ("no face", [noise] * count)):
+            took, crops = seconds(lambda: [crop_photo(c, "", find, 256) for c in made])  # noqa: B023
+            found = sum(isinstance(image, Image.Image) for image in crops)
+            print(f"  {name:8s} {kind} {count / took:8.2f} images/s and core, {found} found")
 
 
 def whole_runs(count: int) -> None:
@@ -118,56 +99,23 @@ def whole_runs(count: int) -> None:
             for source in (raw, f"{raw}.tar.gz"):
                 out = Path(folder) / f"out{workers}{Path(source).suffix}"
                 flags = [str(source), "--out", str(out), "--workers", str(workers)]
-                done = run(arguments().parse_args(flags))
-                print(
-                    f"  {Path(source).name:12s} {workers:3d} processes "
-                    f"{done['images_per_second']:8.2f} images/s "
-                    f"{done['images_per_second_per_core']:8.2f} images/s and core"
-                )
-
-
-def books(most: int) -> None:
-    count = 1_000
-    while count <= most:
-        with tempfile.TemporaryDirectory() as folder:
-
-            def noted(folder=folder, count=count):
-                with Job("x", folder, {}) as job:
-                    for n in range(count):
-                        job.count("images seen")
-                        job.done(f"0:n{n // 360:06d}/{n % 360:04d}_01.jpg")
-
-            def known(folder=folder, count=count):
-                with Job("x", folder, {}) as job:
-                    assert all(
-                        job.is_done(f"0:n{n // 360:06d}/{n % 360:04d}_01.jpg") for n in range(count)
-                    )
-
-            write, _ = seconds(noted)
-            read, _ = seconds(known)
-        print(
-            f"  {count:9,} entries: noted in {1e6 * write / count:6.1f} us each, "
-            f"known again in {1e6 * read / count:6.1f} us each ({read:.1f} s)"
-        )
-        count *= 10
+                took, _ = seconds(run, arguments().parse_args(flags))
+                rate = count / took
+                print(f"  {Path(source).name:12s} {workers:3d} processes {rate:8.2f} images/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--widths", type=int, nargs="+", default=[400, 1600, 4000])
-    parser.add_argument("--entries", type=int, default=1_000_000)
     args = parser.parse_args()
-    print(f"cutting{'':14s} {'plain':>8s} {'here':>8s}")
+    print(f"cropping{'':13s} {'plain':>8s} {'here':>8s}")
     for width in args.widths:
-        cutting(width, max(3, args.images * 400 // (400 + width)))
-    nothing_to_find(max(3, args.images // 6))
+        cropping(width, max(3, args.images * 400 // (400 + width)))
     print("detectors, 400 px")
-    other_detectors(max(3, args.images // 3))
+    detectors(max(3, args.images // 3))
     print(f"whole runs of crop_raw.py, {4 * args.images} images of 400 px")
     whole_runs(4 * args.images)
-    print("keeping books")
-    books(args.entries)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def pairs(root: Path, entries: int) -> None:
     took, _ = seconds(lambda: balanced(targets, imposters, hard, 0.5, len(folder), rng))
     row("balanced list", entries, took)
     args = pair_arguments().parse_args([str(root)])
-    took, (made, _) = seconds(lambda: draw(folder, args, None, 0, Job("x", root, {}, dry_run=True)))
+    took, (made, _) = seconds(lambda: draw(folder, args, None, 0, Job("x", root, dry_run=True)))
     row("the whole list, without writing", entries, took)
     took, _ = seconds(lambda: made.write(root / "pairs.csv"))
     row("writing the list", entries, took)
@@ -118,7 +118,7 @@ def search(entries: int) -> None:
 
 def every_two(hashes: np.ndarray) -> list:
     return [
-        np.flatnonzero(near_duplicates.distance(hashes[k + 1 :], value) <= near_duplicates.RADIUS)
+        np.flatnonzero(np.bitwise_count(hashes[k + 1 :] ^ value) <= near_duplicates.RADIUS)
         for k, value in enumerate(hashes)
     ]
 
@@ -128,9 +128,10 @@ def splitting(root: Path, entries: int) -> None:
     hashes, _ = hashes_of(entries, entries // 100, seed=1)
     few = {name: np.broadcast_to(np.int32(96), entries) for name in ("width", "height", "bytes")}
     rates = {name: np.broadcast_to(np.float32(50), entries)
-             for name in ("sharpness", "contrast", "brightness")}  # fmt: skip
+             for name in ("sharpness", "contrast")}  # fmt: skip
     thumb = np.broadcast_to(np.arange(1024, dtype=np.uint8).reshape(32, 32), (entries, 32, 32))
-    measures = Measures(**few, **rates, hash=hashes, thumb=thumb, problem=[""] * entries)
+    problem = np.full(entries, "", object)
+    measures = Measures(**few, **rates, hash=hashes, thumb=thumb, problem=problem)
     args = split.arguments().parse_args(
         [str(root), "--out", str(root), "--near-duplicates", "leave-out"]
     )

@@ -10,7 +10,6 @@ threads, which other programs on the machine change little.
 """
 
 import argparse
-import io
 import resource
 import tempfile
 import time
@@ -24,20 +23,15 @@ from threadpoolctl import threadpool_limits
 
 from labkit.checkpoint import save_weights
 from labkit.crop import crop_face, find_faces, read_photo
+from labkit.data.images import jpeg_bytes
 from labkit.embed import Embedder
-from labkit.gallery import Gallery, fit_calibration
-from labkit.gallery.file import packed
-from labkit.gallery.search import normalized
+from labkit.gallery import Gallery, packed
+from labkit.likeness import fit_calibration
 from labkit.models import InputSpec, build_model
+from labkit.utils import l2_normalize
 from labkit.widgets import LookalikeApp
 
 STARS, PHOTOS_EACH, REPEATS = 1229, 20, 5
-
-
-def jpeg(picture: Image.Image, **settings) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=92, **settings)
-    return buffer.getvalue()
 
 
 def photos() -> dict[str, bytes]:
@@ -45,48 +39,39 @@ def photos() -> dict[str, bytes]:
     grain = np.random.default_rng(0).normal(128, 12, (3024, 4032, 3)).clip(0, 255)
     phone = Image.fromarray(grain.astype(np.uint8))
     phone.paste(portrait.resize((2400, 2400), Image.Resampling.BICUBIC), (800, 600))
-    exif = Image.Exif()
-    exif[0x0112] = 1
     group = Image.new("RGB", (4032, 3024), (90, 110, 130))
     for i in range(6):
         group.paste(portrait.resize((1200, 1200)), (60 + 1300 * (i % 3), 200 + 1400 * (i // 3)))
     wall = phone.transpose(Image.Transpose.ROTATE_180)
     return {
-        "512 x 512": jpeg(portrait),
-        "phone, 12 megapixels": jpeg(phone, exif=exif),
-        "group of six, 12 MP": jpeg(group),
-        "no face, 12 MP": jpeg(wall),
+        "512 x 512": jpeg_bytes(portrait),
+        "phone, 12 megapixels": jpeg_bytes(phone),
+        "group of six, 12 MP": jpeg_bytes(group),
+        "no face, 12 MP": jpeg_bytes(wall),
     }
 
 
 def make_gallery(embedder: Embedder) -> Gallery:
     rng = np.random.default_rng(0)
     count = STARS * PHOTOS_EACH
-    embeddings = normalized(rng.standard_normal((count, embedder.embedding_size)))
-    portraits, ends = packed([jpeg(Image.fromarray(skimage.data.astronaut()[:192, :192]))] * STARS)
-    small, small_ends = packed([b""] * count)
-    labels = np.repeat(np.arange(STARS), PHOTOS_EACH)
-    arrays = dict(
-        embeddings=embeddings,
-        labels=labels,
-        means=normalized(embeddings.reshape(STARS, PHOTOS_EACH, -1).mean(axis=1)),
-        best=np.arange(STARS) * PHOTOS_EACH,
-        portraits=portraits,
-        portrait_ends=ends,
-        small=small,
-        small_ends=small_ends,
-    )
-    info = dict(
+    embeddings = l2_normalize(rng.standard_normal((count, embedder.embedding_size)))
+    portrait = jpeg_bytes(skimage.data.astronaut()[:192, :192])
+    gallery = Gallery(
+        embeddings,
+        np.repeat(np.arange(STARS), PHOTOS_EACH),
+        l2_normalize(embeddings.reshape(STARS, PHOTOS_EACH, -1).mean(axis=1)),
+        np.arange(STARS) * PHOTOS_EACH,
+        *packed([portrait] * STARS),
+        *packed([b""] * count),
         identities=[f"star{i}" for i in range(STARS)],
         files=[f"star{i}/{j}.jpg" for i in range(STARS) for j in range(PHOTOS_EACH)],
         details=[{}] * STARS,
         synthetic=False,
         weights_name="untrained",
-        weights_path=str(embedder.weights_path),
+        weights_path=embedder.weights_path,
         weights_sha256=embedder.weights_sha256,
         skipped=[],
     )
-    gallery = Gallery(arrays, info)
     scores = np.concatenate([rng.normal(0.5, 0.1, 2000), rng.normal(0, 0.1, 2000)])
     gallery.calibration = fit_calibration(scores, np.repeat([1, 0], 2000))
     return gallery
@@ -94,10 +79,10 @@ def make_gallery(embedder: Embedder) -> Gallery:
 
 def upload(app: LookalikeApp, name: str, data: bytes) -> None:
     view, size = app.view, 2 * 1024**2
-    view._heard(view, {"kind": "begin", "files": [{"name": name, "size": len(data)}]}, [])
+    view._handle_custom_msg({"kind": "begin", "value": [name]}, [])
     for start in range(0, len(data), size):
-        view._heard(view, {"kind": "piece", "number": 0}, [data[start : start + size]])
-    view._heard(view, {"kind": "end"}, [])
+        view._handle_custom_msg({"kind": "piece", "value": 0}, [data[start : start + size]])
+    view._handle_custom_msg({"kind": "end"}, [])
 
 
 def median_ms(job, times: int = REPEATS) -> float:

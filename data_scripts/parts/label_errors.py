@@ -1,13 +1,12 @@
-"""Faces that are filed under the wrong person, judged by embeddings.
+"""Label errors: faces that are filed under the wrong person, judged by embeddings.
 
-Each identity gets a robust centre. An image is a wrong face when it is far from its own (farther
+Each identity gets a robust centre. An image is a label error when it is far from its own (farther
 than nearly all images are from their person's centre, and as far as strangers are) and near to
 another's (as near as images are to their own person, and nearer than nine in ten correct images
 come to anybody else). What far and near mean is measured on the folder itself, since it depends
 on the weights.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import FaceFolder
-from labkit.utils import progress
-from parts.job import place
+from labkit.utils import atomic_path, l2_normalize, progress
 from parts.measure import PIECE, piece_key
 
 CORE = 0.6
 """The part of an identity's images, nearest to its medoid, that its centre is the mean of."""
-MOST_FOR_MEDOID = 1000
+MAX_FOR_MEDOID = 1000
 SAME_PERSON = 0.9  # least cosine of the centres of identities that may be one person
 TYPICAL = 3
 
 
 @dataclass
 class Verdicts:
-    """What the embeddings say of each image, and of identities that may be one person.
+    """Verdicts of the embeddings on each image, and identities that may be one person.
 
     own: float32 (n,), cosine with the own identity's centre, itself left out; nan where the image
         is its identity's only one. other: float32 (n,), the largest cosine with another identity's
@@ -46,25 +44,20 @@ class Verdicts:
 
     @property
     def nearest_own(self) -> float:
-        """The part of the images that lie nearer to their own identity than to any other."""
+        """Return the part of the images that lie nearer to their own identity than to any other."""
         judged = np.isfinite(self.own) & np.isfinite(self.other)
         return float((self.own[judged] > self.other[judged]).mean()) if judged.any() else 1.0
 
     def typical(self, images: range) -> list[int]:
-        """The images of an identity, given all of them, that are most like it."""
+        """Return the images of an identity, given all of them, that are most like it."""
         rows = [i for i in images if np.isfinite(self.own[i]) and not self.wrong[i]]
         return sorted(rows, key=lambda i: -self.own[i])[:TYPICAL]
 
 
 def embed(
-    folder: FaceFolder,
-    readable: np.ndarray,
-    embedder,
-    *,
-    store: Path | None = None,
-    partial: Path | None = None,
+    folder: FaceFolder, readable: np.ndarray, embedder, *, store: Path | None = None
 ) -> np.ndarray:
-    """float16 (n, d), rows of length 1, of the readable images; zeros for the others.
+    """Return float16 (n, d), rows of length 1, of the readable images; zeros for the others.
 
     Kept in pieces as `measure` keeps its own, for these weights.
     """
@@ -72,38 +65,29 @@ def embed(
     found = np.zeros((len(folder), embedder.embedding_size), np.float16)
     with progress(total=len(folder), desc="embedding", unit="images") as bar:
         for start in range(0, len(folder), PIECE):
-            numbers = np.arange(start, min(start + PIECE, len(folder)))
+            numbers = range(start, min(start + PIECE, len(folder)))
+            piece = found[start : numbers.stop]  # a view: what is written to it is found
             path = None
             if store:
-                key = piece_key(folder, range(start, start + len(numbers)))
+                key = piece_key(folder, numbers)
                 path = store / f"{key}-{embedder.weights_sha256[:16]}.npy"
-            piece = _read(path, (len(numbers), found.shape[1]))
-            if piece is None:
-                piece = np.zeros((len(numbers), found.shape[1]), np.float16)
-                some = numbers[readable[numbers]]
+            try:
+                piece[:] = np.load(path)
+            except (OSError, ValueError, EOFError, TypeError):  # not there, damaged, no store
+                some = np.flatnonzero(readable[start : numbers.stop])
                 if len(some):
-                    piece[some - start] = embedder.files([folder.path(i) for i in some])
+                    piece[some] = embedder.files([folder.path(start + int(i)) for i in some])
                 if path:
-                    file = io.BytesIO()
-                    np.save(file, piece)
-                    place(partial or path.parent, path, file.getvalue())
-            found[numbers] = piece
+                    with atomic_path(path) as temporary:
+                        np.save(temporary, piece)
             bar.update(len(numbers))
     return found
-
-
-def _read(path: Path | None, shape: tuple[int, int]) -> np.ndarray | None:
-    try:
-        piece = np.load(path) if path else None
-    except (OSError, ValueError, EOFError):
-        return None
-    return piece if piece is not None and piece.shape == shape else None
 
 
 def centres(
     embeddings: np.ndarray, starts: np.ndarray, readable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Robust centre of each identity and each image's cosine with its own one.
+    """Return the robust centre of each identity and each image's cosine with its own one.
 
     The medoid (the image with the largest median cosine with the others) is right as long as most
     images are; the centre is the mean of the 60 % nearest to it. For the cosine of an image that
@@ -120,25 +104,20 @@ def centres(
             continue
         rows = embeddings[numbers].astype(np.float32)
         sample = rows
-        if len(rows) > MOST_FOR_MEDOID:
-            sample = rows[np.linspace(0, len(rows) - 1, MOST_FOR_MEDOID).astype(int)]
+        if len(rows) > MAX_FOR_MEDOID:
+            sample = rows[np.linspace(0, len(rows) - 1, MAX_FOR_MEDOID).astype(int)]
         middle = sample[np.argmax(np.median(sample @ sample.T, axis=1))]
         core = np.argsort(-(rows @ middle), kind="stable")[: max(1, int(np.ceil(CORE * len(rows))))]
         total = rows[core].sum(axis=0)
-        made[k] = _unit(total)
+        made[k] = l2_normalize(total)
         if len(rows) == 1:
             continue
         own[numbers] = rows @ made[k]
         if len(core) > 1:
-            own[numbers[core]] = np.einsum("ij,ij->i", rows[core], _unit(total - rows[core]))
+            own[numbers[core]] = np.einsum("ij,ij->i", rows[core], l2_normalize(total - rows[core]))
         else:
             own[numbers[core]] = rows[core] @ rows[1 - core[0]]
     return made, own
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
 
 
 def judge(
@@ -180,7 +159,7 @@ def judge(
 
 
 def _same_people(made: np.ndarray, starts: np.ndarray, usual: np.ndarray) -> list:
-    """Pairs of identities whose centres are as alike as an image and its own centre."""
+    """Return pairs of identities whose centres are as alike as an image and its own centre."""
     limit = max(SAME_PERSON, float(np.quantile(usual, 0.9)))
     counts = np.diff(starts)
     found: list[tuple[int, int, float]] = []
@@ -195,7 +174,7 @@ def _same_people(made: np.ndarray, starts: np.ndarray, usual: np.ndarray) -> lis
 
 
 def describe(verdicts: Verdicts, i: int, identities: Sequence[str]) -> str:
-    """Why image i was found, for the list."""
+    """Return why image i was found, for the list."""
     own = f"cosine {verdicts.own[i]:.2f} with its own identity"
     if verdicts.wrong[i]:
         whose = identities[int(verdicts.nearest[i])]
