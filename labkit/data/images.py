@@ -37,10 +37,10 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def jpeg_bytes(image: Image.Image, quality: int = 90) -> bytes:
-    """Return an image as the bytes of a JPEG file."""
+def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
+    """Return an RGB image, or uint8 (height, width, 3), as the bytes of a JPEG file."""
     file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=quality)
+    Image.fromarray(np.asarray(image)).convert("RGB").save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
