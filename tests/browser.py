@@ -44,6 +44,13 @@ def browser():
         started.close()
 
 
+def _answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(address, timeout=2).status == 200
+    except OSError:
+        return False
+
+
 @contextmanager
 def jupyter_lab(folder: Path):
     """A JupyterLab on `folder` with settings of its own; gives the address of a file there."""
@@ -73,7 +80,11 @@ def jupyter_lab(folder: Path):
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, own / "log.txt")
+        last = time.monotonic() + 60
+        while not _answers(f"http://127.0.0.1:{port}/api?token={token}"):
+            if time.monotonic() > last or server.poll() is not None:
+                raise RuntimeError(f"JupyterLab did not start:\n{(own / 'log.txt').read_text()}")
+            time.sleep(0.1)
         yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
     finally:
         server.send_signal(signal.SIGTERM)  # it ends its kernels
@@ -82,17 +93,6 @@ def jupyter_lab(folder: Path):
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-
-
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    last = time.monotonic() + 60
-    while time.monotonic() < last and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
 @contextmanager
