@@ -29,8 +29,7 @@ can see that no photo is in it."""
 
 def chromium_path() -> str | None:
     """Where the system's Chromium is, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
@@ -76,9 +75,8 @@ def jupyter_lab(folder: Path):
     root = str(Path(__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     with open(own / "log.txt", "wb") as log:
-        server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        output = dict(stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=environment, start_new_session=True, **output)
     try:
         last = time.monotonic() + 60
         while not _answers(f"http://127.0.0.1:{port}/api?token={token}"):

@@ -118,9 +118,19 @@ def test_uploaded_photos_give_cards_and_leave_nothing_in_the_notebook(lab_page, 
     assert Image.open(io.BytesIO(base64.b64decode(sheet))).width > 500
 
 
-def test_a_face_of_a_group_is_chosen_by_a_click(lab_page, photos):
+DROP = """async (target, encoded) => {
+  const blob = await (await fetch("data:image/jpeg;base64," + encoded)).blob()
+  const carried = new DataTransfer()
+  carried.items.add(new File([blob], "dropped.jpg", {type: "image/jpeg"}))
+  target.dispatchEvent(new DragEvent("drop", {dataTransfer: carried, bubbles: true}))
+}"""
+
+
+def test_a_face_of_a_group_that_was_dropped_is_chosen_by_a_click(lab_page, photos):
     page, _ = lab_page
-    choose_files(page, photos / "group.jpg")
+    encoded = base64.b64encode((photos / "group.jpg").read_bytes()).decode()
+    page.locator(".facelab-photo").evaluate(DROP, encoded)
+    wait_for_photo(page, "dropped.jpg")
     wait_for_sentence(page, "Face 1 of 2.")
     page.locator(".overlay .box:not(.current)").click()
     wait_for_sentence(page, "Face 2 of 2.")
@@ -156,22 +166,6 @@ def test_a_file_that_is_no_photo_and_one_too_large_for_a_message(lab_page, photo
     page.wait_for_selector(CARD)
 
 
-DROP = """async (target, encoded) => {
-  const blob = await (await fetch("data:image/jpeg;base64," + encoded)).blob()
-  const carried = new DataTransfer()
-  carried.items.add(new File([blob], "dropped.jpg", {type: "image/jpeg"}))
-  target.dispatchEvent(new DragEvent("drop", {dataTransfer: carried, bubbles: true}))
-}"""
-
-
-def test_photos_can_be_dropped(lab_page, photos):
-    page, _ = lab_page
-    encoded = base64.b64encode((photos / "portrait.jpg").read_bytes()).decode()
-    page.locator(".facelab-photo").evaluate(DROP, encoded)
-    wait_for_photo(page, "dropped.jpg")
-    page.wait_for_selector(CARD)
-
-
 def opened(context, address: str):
     """A page, and what it logs."""
     page, said = context.new_page(), []
@@ -187,16 +181,12 @@ def map_page(chromium, tmp_path):
     rng = np.random.default_rng(0)
     points = rng.normal(size=(200, 16)).astype(np.float32)
     points[7] = points[3] + 0.01  # the nearest of face 3
-    faces = [Image.new("RGB", (64, 64), tuple(map(int, c))) for c in rng.integers(0, 256, (200, 3))]
-    path = to_html(
-        tmp_path / "map.html",
-        {name: layout(points, name) for name in ("pca", "tsne")},
-        faces,
-        [f"Star {i:03d}" for i in range(200)],
-        points,
-        details=[f"별 {i}" for i in range(200)],
-        attributes={"hair": ["dark", "light"] * 100},
-    )
+    colours = rng.integers(0, 256, (200, 3)).tolist()
+    faces = [Image.new("RGB", (64, 64), tuple(colour)) for colour in colours]
+    maps = {"pca": layout(points, "pca"), "tsne": rng.random((200, 2))}
+    names, details = ([f"{word}{i:03d}" for i in range(200)] for word in ("Star ", "별 "))
+    about = dict(details=details, attributes={"hair": ["dark", "light"] * 100})
+    path = to_html(tmp_path / "map.html", maps, faces, names, points, **about)
     context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 800})
     asked = []
     context.on("request", lambda request: asked.append(request.url.split(":")[0]))
@@ -267,15 +257,9 @@ def test_the_map_moves_zooms_and_changes_its_layout_and_colours(map_page):
 
 
 def test_the_page_works_in_a_notebooks_frame_and_opens_with_a_face_chosen(chromium, tmp_path):
-    rng = np.random.default_rng(1)
-    path = to_html(
-        tmp_path / "map.html",
-        rng.random((20, 2)),
-        [Image.new("RGB", (32, 32), (200, 60, 60))] * 20,
-        [f"</script> {i}" for i in range(20)],
-        rng.normal(size=(20, 8)),
-        chosen=5,
-    )
+    points = np.random.default_rng(1).random((20, 2))
+    faces, names = [Image.new("RGB", (32, 32))] * 20, [f"</script> {i}" for i in range(20)]
+    path = to_html(tmp_path / "map.html", points, faces, names, points, chosen=5)
     outside = tmp_path / "notebook.html"
     outside.write_text(f"<!DOCTYPE html>{notebook_view(path).data}", encoding="utf-8")
     page, said = opened(chromium, outside.as_uri())

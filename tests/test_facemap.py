@@ -3,16 +3,12 @@ import io
 import itertools
 import json
 import re
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import labkit
 from labkit.facemap import (
     METHODS,
     faithfulness,
@@ -118,8 +114,7 @@ def test_no_two_faces_share_a_cell_and_the_order_of_the_map_is_kept(count):
     cells = to_grid(xy)
     assert len({tuple(cell) for cell in cells}) == count and cells.dtype == np.int64
     side = np.ceil(np.sqrt(count))
-    assert cells.min() >= 0 and cells[:, 0].max() < side
-    assert cells[:, 1].max() < np.ceil(count / side)
+    assert (cells >= 0).all() and (cells < (side, np.ceil(count / side))).all()
     places = snapped(xy)
     assert places.min() >= 0 and places.max() <= 1
     for axis in (0, 1) if count > 50 else ():
@@ -176,19 +171,16 @@ def make_page(path, count=12, **settings):
 
 def data_of(path) -> dict:
     """What the page's script reads."""
-    [text] = re.findall(
-        r'<script id="facemap-data" type="application/json">(.*?)</script>', path.read_text()
-    )
-    return json.loads(text)
+    start = '<script id="facemap-data" type="application/json">'
+    return json.loads(path.read_text().split(start)[1].split("</script>")[0])
 
 
 def test_the_page_stands_alone_and_holds_its_layouts_and_names(tmp_path):
-    note = "All faces here are synthetic"
     attributes = {"hair": ["b", "a"] * 6, "age": [str(age) for age in range(12)]}
-    about = dict(note=note, title="Stars & more", attributes=attributes)
+    about = dict(note="All are synthetic", title="Stars & more", attributes=attributes)
     path = make_page(tmp_path / "map.html", **about)
     text = path.read_text()
-    assert note in text and "<title>Stars &amp; more</title>" in text
+    assert "All are synthetic" in text and "<title>Stars &amp; more</title>" in text
     assert not re.search(r"(src|href)=|url\(.?http|import ", text.replace('href="data:,"', ""))
     data = data_of(path)
     assert "<b>3" not in text and data["names"][3] == "</script><!-- <b>3"
@@ -232,12 +224,3 @@ def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
         assert i not in faces[i] and len(set(faces[i])) == 12
         assert np.allclose(alike[i], np.sort(truth[i])[::-1][:12], atol=2e-5)
         assert np.allclose(truth[i][faces[i]], alike[i], atol=2e-5)
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-@pytest.mark.parametrize(
-    "script", sorted(Path(labkit.__file__).parent.rglob("*.js")), ids=lambda path: path.name
-)
-def test_what_the_browser_runs_is_valid_javascript(script):
-    command = ["node", "--check", "--input-type=module", "-"]
-    subprocess.run(command, input=script.read_bytes(), check=True)
