@@ -347,3 +347,27 @@ def test_mistakes_are_one_line_and_a_dry_run_writes_nothing(world, key_files, tm
     with folder_lock(tmp_path / "busy"):
         code, _, err = script(leaderboard, capsys, key, good, "--out", tmp_path / "busy")
     assert code == 2 and "another run is writing" in err
+
+
+def test_distances_handed_in_for_similarities_are_told(world, key_files, tmp_path, capsys):
+    key, blind, names = key_files
+    scores = scores_of(world, 0.3)
+    right = submit(tmp_path / "similarities.csv", lines_of(world, scores))
+    wrong = submit(tmp_path / "distances.csv", lines_of(world, 1 - scores))
+    words = "larger score must mean more alike"
+    code, out, _ = script(leaderboard, capsys, key, right, wrong, "--check")
+    told = {line.split(",")[0]: words in line for line in out.splitlines() if "in order:" in line}
+    assert code == 0
+    assert told == {"in order: similarities.csv": False, "in order: distances.csv": True}
+    code, out, _ = script(leaderboard, capsys, blind, wrong, "--check")
+    assert code == 0 and words in out  # no labels to know it by: everybody is reminded
+    flags = ["--out", tmp_path / "out", "--identities", names, "--samples", 20]
+    code, out, _ = script(leaderboard, capsys, key, right, wrong, *flags)
+    page = (tmp_path / "out" / "leaderboard.html").read_text(encoding="utf-8")
+    assert code == 0 and out.count(words) == page.count(words) == 1
+
+
+def test_names_in_a_submission_may_be_written_in_another_way(world, key_files, tmp_path):
+    lines = [line.replace(",", ",./") for line in lines_of(world, scores_of(world, 0.3))]
+    checked = check_submission(submit(tmp_path / "dots.csv", lines), Key.of_blind(key_files[1]))
+    assert not checked.problems
