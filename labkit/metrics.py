@@ -245,8 +245,7 @@ def bootstrap(
     scores, target, left, right = scores[order], target[order], left[order], right[order]
     first = np.flatnonzero(scores != np.append(np.nan, scores[:-1]))  # of each run of ties
     thresholds = np.append(first, n)
-    rng = np.random.default_rng(seed)
-    values = []
+    rng, values = np.random.default_rng(seed), []
     pairs, targets = np.zeros((2, n + 1), np.int64)  # below each threshold
     while len(values) < samples:
         counts = np.bincount(rng.integers(0, number, number), minlength=number + 1)

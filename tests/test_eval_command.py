@@ -57,15 +57,9 @@ def test_the_report_of_the_command_holds_other_systems_by_their_score_files(
     assert [c["name_b"] for c in summary["comparisons"]] == ["guess", "oracle"]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     headings = re.findall("<h2>(.*?)</h2>", page)
-    for heading in (
-        "DET curve", "ROC curve", "Scores: test_pairs", "Who is hard: test_pairs",
-        "Hardest target pairs: test_pairs", "Hardest imposter pairs: test_pairs",
-    ):  # fmt: skip
-        assert heading in headings
+    assert "DET curve" in headings and "Who is hard: test_pairs" in headings
     assert not any("guess" in heading or "oracle" in heading for heading in headings)
     assert "oracle is better than test_pairs" in page
-    for name in ("det.png", "roc.png", "report.pdf"):
-        assert (tmp_path / "report" / name).stat().st_size > 5000
 
 
 def test_compared_score_files_must_be_of_this_list(evaluate, tmp_path):

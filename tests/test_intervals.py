@@ -60,7 +60,6 @@ def test_identities_may_be_names_or_numbers():
     names = np.array([f"person {k}" for k in range(100, 112)])
     numbers = metrics.bootstrap_ci(scores, labels, left, right, samples=50)
     assert metrics.bootstrap_ci(scores, labels, names[left], names[right], samples=50) == numbers
-    assert metrics.bootstrap_ci(scores, labels, left - 5, right - 5, samples=50) == numbers
     assert metrics.bootstrap_ci(scores, labels, right, left, samples=50) == numbers
 
 
@@ -149,14 +148,3 @@ def test_a_system_is_no_better_than_itself():
     assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
     assert not result.significant
     assert "cannot be told apart" in result.summary()
-
-
-def test_a_paired_test_is_seldom_significant_without_a_difference():
-    false_alarms = 0
-    for seed in range(25):
-        scores, labels, left, right = identity_list(identities=30, seed=seed)
-        rng = np.random.default_rng(seed)
-        a, b = (scores + rng.normal(size=len(scores)) * 0.5 for _ in range(2))
-        result = metrics.paired_difference(a, b, labels, left, right, samples=99)
-        false_alarms += result.significant
-    assert false_alarms <= 4

@@ -1,7 +1,5 @@
 """Metrics against brute force, scikit-learn and the properties that they must have."""
 
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,13 +139,6 @@ def test_lists_whose_numbers_are_known(scores, labels, eer, threshold, auc, cost
     assert metrics.min_dcf(scores, labels) == cost
 
 
-def test_gaussian_scores_give_the_known_eer_and_auc():
-    labels = np.arange(400_000) % 2
-    scores = np.random.default_rng(0).normal(size=len(labels)) + 2 * labels
-    assert metrics.eer(scores, labels) == pytest.approx(100 * NormalDist().cdf(-1), abs=0.2)
-    assert metrics.auc(scores, labels) == pytest.approx(NormalDist().cdf(2**0.5), abs=2e-3)
-
-
 @pytest.mark.parametrize(
     ("scores", "labels", "words"),
     [
@@ -157,7 +148,6 @@ def test_gaussian_scores_give_the_known_eer_and_auc():
         ([0.1, np.nan, 0.3], [1, 0, 1], "score number 2 is nan"),
         ([0.1, np.inf], [1, 0], "score number 2 is inf"),
         ([0.1, 0.2, 0.3], [1, 0], "one label per score"),
-        ([[0.1, 0.2]], [1, 0], "one label per score"),
         ([0.1, 0.2], [1, 2], "label number 2 is 2"),
         ([0.1, 0.2], [1, np.nan], "label number 2 is nan"),
         (["a", "b"], [1, 0], "must be numbers"),
