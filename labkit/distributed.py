@@ -80,15 +80,9 @@ def _end_group() -> None:
         dist.destroy_process_group()
 
 
-class LossOverAllProcesses(nn.Module):
-    """A loss that compares the faces of a batch, given those of all processes."""
-
-    def __init__(self, loss: nn.Module):
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor):
-        return self.loss(gather_rows(embeddings), gather_rows(labels))
+def over_all_processes(loss: nn.Module) -> Callable:
+    """Return a loss that compares the faces of a batch, given those of all processes."""
+    return lambda embeddings, labels: loss(gather_rows(embeddings), gather_rows(labels))
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -49,11 +49,8 @@ class Embedder:
         return embedder
 
     def _set(self, model, spec: InputSpec, embedding_size, precision, batch_size=None) -> None:
-        self.input_spec, self.image_size, self.embedding_size = (
-            spec,
-            spec.image_size,
-            embedding_size,
-        )
+        self.input_spec, self.image_size = spec, spec.image_size
+        self.embedding_size = embedding_size
         self.device = next(model.parameters()).device
         in_caches = max(8 * 224**2 // spec.image_size**2, 1) if self.device.type == "cpu" else 64
         self.batch_size = batch_size or min(in_caches, 64)

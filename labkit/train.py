@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from labkit import devices
 from labkit.checkpoint import (
     RunFolder,
     TrainingState,
@@ -29,14 +30,7 @@ from labkit.checkpoint import (
 from labkit.checks import build_and_check_loss, check_data, check_network_and_loss
 from labkit.config import TrainConfig
 from labkit.data import FaceFolder, PairList, TrainingBatch, close_loader, train_loader
-from labkit.devices import (
-    keep_freed_memory,
-    make_accelerator,
-    memory_format,
-    random_state,
-    set_random_state,
-)
-from labkit.distributed import LossOverAllProcesses, Processes
+from labkit.distributed import Processes, over_all_processes
 from labkit.embed import Embedder
 from labkit.gradcache import cached_gradient
 from labkit.losses import LossOutput
@@ -122,7 +116,7 @@ def fit(
     Raises UserError, before training begins, for settings that do not fit each other or the
     data; `Stopped` after SIGTERM or Ctrl-C, with the training state saved.
     """
-    accelerator = make_accelerator(config.device, mixed=config.mixed_precision)
+    accelerator = devices.make_accelerator(config.device, mixed=config.mixed_precision)
     device, processes = accelerator.device, Processes(accelerator)
     folder, cleanup = RunFolder(config.run_dir), ExitStack()
     with cleanup:
@@ -158,7 +152,7 @@ def fit(
             accelerator.print(f"{config.initial_weights}: {report}")
         loss = build_and_check_loss(config, len(faces.identities))
         unused = check_network_and_loss(network, loss, spec, config) or config.freeze_epochs > 0
-        network.to(device, memory_format=memory_format(device))
+        network.to(device, memory_format=devices.memory_format(device))
         learned = nn.ModuleDict(dict(network=network, loss=loss.to(device)))
         optimizer = accelerator.prepare(
             OPTIMIZERS[config.optimizer](
@@ -178,16 +172,16 @@ def fit(
         step_network = processes.wrap(step_network, find_unused=unused)
         step_loss = processes.wrap(loss, find_unused=unused)
         if processes.count > 1 and getattr(loss, "min_images_per_class", 1) > 1:
-            step_loss = LossOverAllProcesses(step_loss)
+            step_loss = over_all_processes(step_loss)
         about = dict(model_name=config.model, embedding_size=config.embedding_size, input_spec=spec)
 
-        keep_freed_memory(device)
+        devices.keep_freed_memory(device)
         stop = cleanup.enter_context(StopSignals())
         steps, images_per_step = len(loader), config.batch_size * config.images_per_class
         last_saved = time.monotonic()
         for epoch in range(state.epoch, config.max_epoch):
             step_network.train()
-            step_loss.train()
+            loss.train()
             if config.freeze_epochs:
                 freeze_backbone(network, epoch < config.freeze_epochs)
             loader.sampler.set_epoch(epoch, state.step)
@@ -280,7 +274,7 @@ class _Run:
                 module=self.learned.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 scaler=None if scaler is None else scaler.state_dict(),
-                random=random_state(self.accelerator.device),
+                random=devices.random_state(self.accelerator.device),
             )
         )
         self.folder.write_metrics(state.rows)
@@ -297,7 +291,7 @@ class _Run:
             ) from error
         if self.accelerator.scaler is not None and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        set_random_state(saved["random"], self.accelerator.device)
+        devices.set_random_state(saved["random"], self.accelerator.device)
 
 
 def _validation_pairs(config: TrainConfig) -> PairList:
@@ -347,10 +341,8 @@ def _row(
 
 def _line(row: dict, config: TrainConfig) -> str:
     """One epoch in words."""
-    parts = [f"epoch {row['epoch']}/{config.max_epoch}: loss {row['train_loss']:.3f}"]
-    if row["train_accuracy"] is not None:
-        parts.append(f"accuracy {row['train_accuracy']:.1f} %")
-    if row["val_eer"] is not None:
-        parts.append(f"validation EER {row['val_eer']:.2f} %")
-    parts += [f"lr {row['lr']:.2g}", f"{row['images_per_second']:.0f} images/s"]
-    return ", ".join(parts)
+    accuracy, eer = row["train_accuracy"], row["val_eer"]
+    line = f"epoch {row['epoch']}/{config.max_epoch}: loss {row['train_loss']:.3f}"
+    line += "" if accuracy is None else f", accuracy {accuracy:.1f} %"
+    line += "" if eer is None else f", validation EER {eer:.2f} %"
+    return f"{line}, lr {row['lr']:.2g}, {row['images_per_second']:.0f} images/s"

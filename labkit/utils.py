@@ -76,9 +76,6 @@ def render_page(template: str | Path, **values) -> str:
     return pages.get_template(Path(template).name).render(**values)
 
 
-# Files
-
-
 def cache_dir() -> Path:
     """Return the user's folder for files that are built once, or KSTAR_FACELAB_CACHE."""
     named = os.environ.get("KSTAR_FACELAB_CACHE")
@@ -179,9 +176,6 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-# Threads
-
-
 def map_ahead(executor: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator:
     """Yield `function(item)` in order, computing at most `ahead` results before they are used."""
     items = iter(items)
@@ -190,9 +184,6 @@ def map_ahead(executor: Executor, function: Callable, items: Iterable, ahead: in
         done = waiting.popleft()
         waiting.extend(executor.submit(function, item) for item in islice(items, 1))
         yield done.result()
-
-
-# Stop signals
 
 
 class StopNow(BaseException):
@@ -231,9 +222,6 @@ class StopSignals:
             signal.signal(number, handler)
         if kind is StopNow:
             raise Stopped(f"stopped by {self.name}; give the same command again") from None
-
-
-# Progress bars
 
 
 def in_live_notebook() -> bool:

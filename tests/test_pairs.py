@@ -133,7 +133,7 @@ def test_lfws_list_finds_pictures_of_other_types_and_names_what_is_wrong(tmp_pat
         (folder / name).touch()
     assert PairList.read(path, folder).name_pair(1) == ("Ada/Ada_0001.png", "Bo/Bo_0001.jpeg")
     for text, message in (
-        ("1\t2\nAda\t1\t2\nAda\t1\tBo\t1\n", "2 pairs, but 1 folds of 2 target and 2 imposter"),
+        ("1\t2\nAda\t1\t2\nAda\t1\tBo\t1\n", "2 pairs, by its first line 4"),
         ("1\t1\nAda\t1\t2\nAda\tx\tBo\t1\n", "line 3: expected `name 1 2`"),
         ("1\t1\nAda\t1\t2\n../x\t1\tBo\t1\n", "line 3: .*not a path inside"),
         ("1\t1\nAda\t1\t2\nAda\t1\tBo\t7\n", "line 3: Bo/Bo_0007.jpg is not in"),

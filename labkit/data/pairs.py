@@ -22,6 +22,7 @@ from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder
 from labkit.utils import UserError, printable, reason, write_csv
 
 MAX_BAD_LINES_SHOWN = 20
+normal_name = posixpath.normpath  # as a folder's listing has it: `./a//1.jpg` is `a/1.jpg`
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "spaces"}
 
 
@@ -119,10 +120,8 @@ class PairList:
                 return of_file, told_by
         bad = self.contradictions(self.file_identities())
         one, two = (" and ".join(map(printable, self.name_pair(i))) for i in (bad[0], wrong[0]))
-        raise UserError(
-            f"cannot tell who is who: the folders of the images contradict {len(bad):,} labels, "
-            f"first that of {one}, and by the target pairs the imposter pair {two} is one person"
-        )
+        why = f"folders contradict {len(bad):,} labels, first that of {one}"
+        raise UserError(f"cannot tell who is who: {why}, and target pairs join imposters, {two}")
 
     def contradictions(self, of_file: Sequence[str]) -> np.ndarray:
         """Return the indices of the pairs whose label contradicts the persons of the files."""
@@ -147,8 +146,8 @@ class PairList:
 def read_csv_rows(path: str | Path, kind: str, widths: Sequence[int]) -> list:
     """Return (line number, columns without outer spaces) of the lines that are not empty.
 
-    Of the `SEPARATORS`, the one in most lines is taken. Raises UserError for a file that cannot be
-    read, or in which no line has one of the `widths` (numbers of columns).
+    Of the `SEPARATORS`, the one in most lines is taken. Raises UserError for a file that is
+    unreadable, or without a line of as many columns as `widths` allows.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -164,11 +163,8 @@ def read_csv_rows(path: str | Path, kind: str, widths: Sequence[int]) -> list:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a UTF-8 CSV file: {error}") from None
     if rows and not any(len(row) in widths for _, row in rows):
-        expected, *others = SEPARATORS.values()
-        raise UserError(
-            f"{path}: separated by {SEPARATORS[mark]}, no line has {' or '.join(map(str, widths))} "
-            f"columns; separate them by {expected} ({', '.join(others)} will do)"
-        )
+        told = f"no line has {' or '.join(map(str, widths))} columns with {SEPARATORS[mark]}"
+        raise UserError(f"{path}: {told} between them; separate them by commas, tabs or spaces")
     return rows
 
 
@@ -176,8 +172,7 @@ def _lfw_folds(path: str | Path, header: list[str], pairs: int) -> np.ndarray:
     """The fold of each pair, int64 (pairs,); the header is [folds,] pairs of a kind in each."""
     folds, each = [1, *map(int, header)][-2:]
     if pairs != 2 * folds * each:
-        told = f"{folds:,} folds of {each:,} target and {each:,} imposter pairs"
-        raise UserError(f"{path} has {pairs:,} pairs, but {told} by its first line")
+        raise UserError(f"{path} has {pairs:,} pairs, by its first line {2 * folds * each:,}")
     return np.arange(pairs) // (2 * each)
 
 
@@ -192,11 +187,6 @@ def _lfw_pair(row: list[str], exists: Callable) -> list[str]:
         found = (photo + ending for ending in IMAGE_EXTENSIONS if exists(photo + ending))
         files.append(next(found, f"{photo}.jpg"))
     return [label, *files]
-
-
-def normal_name(name: str) -> str:
-    """Return the name of a file as a folder's listing has it: `./a//1.jpg` is `a/1.jpg`."""
-    return posixpath.normpath(name)
 
 
 def parse_pairs(path: str | Path, rows: list[tuple[int, list[str]]], parse: Callable) -> list:

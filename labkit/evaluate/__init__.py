@@ -3,27 +3,4 @@
 from labkit.evaluate.baselines import reference_systems
 from labkit.evaluate.report import save_report
 from labkit.evaluate.scorefiles import ScoreFile, read_scores, write_scores
-from labkit.evaluate.verification import (
-    IdentityErrors,
-    VerificationReport,
-    direction_hint,
-    embed_files,
-    identities_of,
-    score_embeddings,
-    score_pairs,
-)
-
-__all__ = [
-    "IdentityErrors",
-    "ScoreFile",
-    "VerificationReport",
-    "direction_hint",
-    "embed_files",
-    "identities_of",
-    "read_scores",
-    "reference_systems",
-    "save_report",
-    "score_embeddings",
-    "score_pairs",
-    "write_scores",
-]
+from labkit.evaluate.verification import VerificationReport, score_embeddings, score_pairs
