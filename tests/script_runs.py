@@ -128,10 +128,7 @@ def kill_when(ready: Callable[[], bool], script: str, *flags: str | Path) -> Non
 
 
 def run_killed(name: str, target: str, after: int, *arguments, setup: str = "") -> None:
-    """Run a script in a process that is killed at the `after`-th call of `target` (module.name).
-
-    The call before the kill has done its work; nothing is cleaned up.
-    """
+    """Run a script in a process that is killed after the `after`-th call of `target`."""
     module, _, function = target.rpartition(".")
     code = f"""
 import importlib, os, signal, sys
@@ -173,9 +170,8 @@ def tiny_disk(path: Path, kilobytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def make_larger(path: Path, size: str) -> None:
-    """Free some space on a tiny disk."""
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(path)], check=True)
+def make_larger(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
 
 
 def picture(seed: int = 0, kind: str = "JPEG", size: int = 64) -> bytes:

@@ -101,10 +101,8 @@ def test_hangul_in_every_form_that_archives_have_it(handins, tmp_path):
 
 def hostile() -> dict[str, tuple[bytes, str]]:
     """Member by member: what must be refused, and the reason that must be given."""
-    link = zipfile.ZipInfo("link/1.jpg")
-    link.external_attr = 0o120777 << 16
-    pipe = zipfile.ZipInfo("pipe/1.jpg")
-    pipe.external_attr = 0o010644 << 16
+    link, pipe = zipfile.ZipInfo("link/1.jpg"), zipfile.ZipInfo("pipe/1.jpg")
+    link.external_attr, pipe.external_attr = 0o120777 << 16, 0o010644 << 16
     return {
         "../../outside/1.jpg": (picture(), "unsafe name: the path leaves its folder"),
         "/absolute/1.jpg": (picture(), "unsafe name: the path is absolute"),
@@ -210,9 +208,8 @@ def test_two_students_with_one_identity_and_one_student_with_two_of_a_name(handi
 
 
 def test_what_cameras_note_does_not_come_along(handins, tmp_path):
-    exif = Image.Exif()
+    exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x010E] = "taken at home"
-    buffer = io.BytesIO()
     Image.open(io.BytesIO(picture())).save(buffer, "JPEG", exif=exif)
     members = {"a/1.jpg": buffer.getvalue() + b"PK hidden behind the picture"}
     (handins / "x.zip").write_bytes(zipped({**members, "l.csv": accepted("a/1.jpg")}))

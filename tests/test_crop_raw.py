@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_line_and_the_rest_is_done_when_there_is_space(face, 
         assert "no space left on device; free some space" in full.stderr
         some = cuts(disk / "out")
         assert 0 < len(some) < len(whole) and some.items() <= whole.items()
-        make_larger(disk, "20m")
+        make_larger(disk)
         summary = crop(raw, "--out", disk / "out", *flags)
         assert cuts(disk / "out") == whole
         assert summary["counts"] == {"images seen": 48, "faces cropped": 48}

@@ -59,10 +59,6 @@ def lines_of(world, scores) -> list[str]:
     return [f"{s:.6f},{','.join(world[0].name_pair(i))}" for i, s in enumerate(scores)]
 
 
-def submit(path: Path, lines: list[str]) -> Path:
-    return write(path, *lines)
-
-
 def broken_submissions(folder: Path, lines: list[str]) -> dict[str, str]:
     """Write a dozen broken submissions; file name → what must be said about it."""
     text = "\n".join(lines) + "\n"
@@ -108,7 +104,7 @@ def test_a_leaderboard_from_good_and_broken_submissions(world, key_files, tmp_pa
     lines = lines_of(world, scores)
     mixed = [line.split(",") for line in np.random.default_rng(1).permutation(lines)]
     mixed = [",".join(row if i % 2 else [row[0], *row[:0:-1]]) for i, row in enumerate(mixed)]
-    submit(folder / "in any order.csv", mixed)
+    write(folder / "in any order.csv", *mixed)
     (folder / ".lock").touch()  # a hidden file is no submission
     words = broken_submissions(folder, lines)
 
@@ -140,31 +136,28 @@ def test_the_order_the_intervals_and_the_test_against_the_one_above(world, key_f
     scores = {name: scores_of(world, n, seed=len(name)) for name, n in noises.items()}
     scores["stretched copy"] = np.round(scores["good"], 6) * 3 + 1
     checked = [
-        check_submission(submit(tmp_path / f"{name}.csv", lines_of(world, some)), key)
+        check_submission(write(tmp_path / f"{name}.csv", *lines_of(world, some)), key)
         for name, some in scores.items()
     ]
     places = rank(checked, key, samples=200, seed=3)
     assert [place.eer for place in places] == sorted(place.eer for place in places)
     assert places[-1].name == "far behind" and places[-1].versus.significant
-    assert [p.rank for p in places if p.name in ("good", "stretched copy")] == [places[0].rank] * 2
     twins = {place.name: place for place in places}
-    assert twins["stretched copy"].same_as == "good" and twins["good"].same_as == ""
-    assert not twins["stretched copy"].versus.significant
+    good, copy = twins["good"], twins["stretched copy"]
+    assert good.rank == copy.rank == 1 and not copy.versus.significant
+    assert copy.same_as == "good" and good.same_as == ""
 
-    labels, ids = world[0].labels, world[0]
-    people = np.array([world[1][name] for name in ids.files])
-    left, right = people[ids.left], people[ids.right]
+    pairs = world[0]
+    people = np.array([world[1][name] for name in pairs.files])
+    about, more = (pairs.labels, people[pairs.left], people[pairs.right]), dict(samples=200, seed=3)
     scores = [next(s.scores for s in checked if s.path.stem == place.name) for place in places]
     for place, own in zip(places, scores):
-        expected = metrics.bootstrap_ci(own, labels, left, right, samples=200, seed=3)
+        expected = metrics.bootstrap_ci(own, *about, **more)
         assert (place.low, place.high) == pytest.approx(expected)
-    expected = metrics.paired_difference(*scores[2:], labels, left, right, samples=200, seed=3)
-    assert places[3].versus == expected
+    assert places[3].versus == metrics.paired_difference(*scores[2:], *about, **more)
 
 
-def test_people_are_known_by_the_mapping_the_folders_or_the_target_pairs(
-    world, key_files, tmp_path
-):
+def test_people_are_known_by_mapping_folders_or_target_pairs(world, key_files, tmp_path):
     key_file, _, names = key_files
     pairs, people = world
     mapped, joined = Key.read(key_file, names), Key.read(key_file)
@@ -206,7 +199,7 @@ cells = ["a.jpg", "b.jpg", "c.jpg", "0.5", "-1e3", "nan", "", '"', "=1", "\ufeff
 @settings(max_examples=300, deadline=None)
 def test_whatever_is_in_a_submission_it_is_read_or_refused_in_plain_words(lines):
     with tempfile.TemporaryDirectory() as folder:
-        checked = check_submission(submit(Path(folder) / "x.csv", lines), SMALL_KEY)
+        checked = check_submission(write(Path(folder) / "x.csv", *lines), SMALL_KEY)
     if checked.scores is not None:
         assert not checked.problems and np.isfinite(checked.scores).all()
     else:
@@ -231,7 +224,7 @@ def test_what_spreadsheets_and_other_systems_write_is_taken(content, tmp_path):
 def test_many_problems_are_cut_and_pairs_that_are_missing_are_told(world, key_files, tmp_path):
     key = Key.read(key_files[0])
     lines = ["x" + line for line in lines_of(world, scores_of(world, 0.3))[:-1]]
-    problems = check_submission(submit(tmp_path / "x.csv", lines), key).problems
+    problems = check_submission(write(tmp_path / "x.csv", *lines), key).problems
     assert problems[20] == "and 759 more" and "1 of 780 pairs" in problems[21]
 
 
@@ -259,18 +252,16 @@ def test_the_blind_test_of_make_pairs_is_ranked_with_its_key_and_names(tmp_path,
     assert (report.eer, report.eer_low) == (place.eer, place.low)
 
 
-def test_students_check_mistakes_are_one_line_and_a_dry_run_writes_nothing(
-    world, key_files, tmp_path, capsys
-):
+def test_students_can_check_and_mistakes_are_one_line(world, key_files, tmp_path, capsys):
     key, blind, _ = key_files
     lines = lines_of(world, scores_of(world, 0.3))
-    good, bad = submit(tmp_path / "mine.csv", lines), submit(tmp_path / "bad.csv", lines[5:])
+    good, bad = write(tmp_path / "mine.csv", *lines), write(tmp_path / "bad.csv", *lines[5:])
     code, told, _ = script(leaderboard, capsys, blind, good, "--check")
     assert code == 0 and "in order: mine.csv, 780 pairs" in told
     out = ("--out", tmp_path / "o")
     code, told, _ = script(leaderboard, capsys, key, good, *out, "--dry-run")
     assert code == 0 and "1. mine" in told and not (tmp_path / "o").exists()
-    junk = submit(tmp_path / "junk.csv", ["1,2"])
+    junk = write(tmp_path / "junk.csv", *["1,2"])
     for arguments, words in (
         ((blind, bad, "--check"), "bad.csv: 5 of 780 pairs"),
         ((key, tmp_path / "nobody", *out), "cannot read"),
