@@ -11,7 +11,6 @@ list of what, and the card says so.
 """
 
 import json
-import os
 import sys
 import unicodedata
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.data import IMAGE_EXTENSIONS, DataDirectory, FaceFolder, PairList, decode_image
+from labkit.data import DataDirectory, FaceFolder, PairList, decode_image
 from labkit.utils import UserError, write_json, write_text
 from parts import near_duplicates
 from parts.data_card import FIELDS, as_html, as_markdown
@@ -82,7 +81,7 @@ def run(args) -> dict:
         folders = {}
         for name in SETS:
             try:
-                folders[name] = FaceFolder.scan(data.root / name)
+                folders[name] = data.scan(name)
             except UserError:
                 continue  # told by `check`
         store = None if args.dry_run else job.state / "pieces"
@@ -151,9 +150,12 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
         report.notes.append(f"{name}: {uneven:,} images are far from square; faces may be cut off")
     if (single := int((counts == 1).sum())) and name != "pretrain":
         report.notes.append(f"{name}: {single:,} identities have one image and no target pair")
-    if other := _other_files(folder.root):
-        report.notes.append(f"{name}: {other:,} files are no images and are passed over")
-    about = folder.details()
+    if folder.note:
+        report.notes.append(folder.note)
+    try:
+        about = folder.details()
+    except UserError:
+        about = {}  # told by `check`
     report.rendered[name] = all(
         about.get(person, {}).get("synthetic") == "1" for person in folder.identities
     )
@@ -168,24 +170,12 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
     ]
 
 
-def _other_files(root: Path) -> int:
-    return sum(
-        not name.startswith(".") and not name.lower().endswith(IMAGE_EXTENSIONS)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if Path(folder) != root
-    )
-
-
 def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
     """Find people in two sets, whatever the Unicode form of their names."""
     names = {
         name: {unicodedata.normalize("NFC", person): person for person in folder.identities}
         for name, folder in folders.items()
     }
-    for name, people in names.items():
-        if len(people) < len(folders[name].identities):
-            report.problem(f"{name}: a name is there in two Unicode forms: run split.py anew")
     for a, b in combinations(names, 2):
         both = sorted(set(names[a]) & set(names[b]))
         text = f"{', '.join(map(listed, both[:5]))}{', …' * (len(both) > 5)} in both {a}/ and {b}/"

@@ -22,6 +22,14 @@ from labkit.utils import UserError, atomic_path, progress
 Answer = tuple[dict, str]
 
 
+def scanned(path: str) -> FaceFolder:
+    """Return a face folder, and say what in it was passed over."""
+    folder = FaceFolder.scan(path)
+    if folder.note:
+        print(folder.note)
+    return folder
+
+
 def synth(args: Namespace) -> Answer:
     """Render a face folder."""
     from labkit.synth import make_dataset
@@ -36,7 +44,7 @@ def synth(args: Namespace) -> Answer:
 
 def pairs(args: Namespace) -> Answer:
     """Make a pair list."""
-    folder, labelled = FaceFolder.scan(args.folder), not args.unlabelled
+    folder, labelled = scanned(args.folder), not args.unlabelled
     made = make_pairs(folder, per_image=args.per_image, seed=args.seed, labelled=labelled)
     made.write(args.out)
     kind = "pairs, half of them target pairs" if labelled else "unlabelled pairs"
@@ -123,7 +131,7 @@ def embed(args: Namespace) -> Answer:
     from labkit.crop import crop_face, find_faces, read_photo
 
     embedder = Embedder(args.weights, device=args.device)
-    folder = FaceFolder.scan(args.folder)
+    folder = scanned(args.folder)
     names, without_face = [folder.name(i) for i in range(len(folder))], []
 
     def crops():
@@ -155,7 +163,7 @@ def gallery(args: Namespace) -> Answer:
         raise UserError("--val_path and --val_list go together: a face folder and its pair list")
     listed = args.val_list and PairList.read(args.val_list, args.val_path)
     embedder = Embedder(args.weights, device=args.device)
-    made = Gallery.build(args.folder, embedder)
+    made = Gallery.build(scanned(args.folder), embedder)
     if listed:
         made.calibration = calibrate(embedder, listed, args.val_path)
     made.save(args.out)
@@ -242,7 +250,9 @@ def run(args: Namespace) -> Answer:
 
 
 def doctor(args: Namespace) -> Answer:
-    """Describe the machine and, with --data, a data directory."""
+    """Describe the machine and, with --data, a data directory; exit code 2 when that is bad."""
     from labkit.doctor import examine
 
-    return examine(args.data)
+    found, text = examine(args.data)
+    args.exit_code = 2 if args.data and found["data"]["problem"] else 0
+    return found, text
