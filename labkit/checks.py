@@ -18,7 +18,8 @@ from labkit.utils import UserError, printable, short_reason
 def check_data(faces: FaceFolder, config: TrainConfig, state: TrainingState, processes: int) -> str:
     """Check that a face folder fits the settings and the run so far, and note it in `state`.
 
-    Returns a line for people about identities with too few images, or nothing. Raises UserError.
+    Returns lines for people about what was passed over and identities with too few images, or
+    nothing. Raises UserError.
     """
     root, identities, images = faces.root, len(faces.identities), len(faces)
     if identities < 2:
@@ -36,7 +37,8 @@ def check_data(faces: FaceFolder, config: TrainConfig, state: TrainingState, pro
     state.identities, state.images, state.listing = identities, images, faces.digest()
     too_few = int((faces.counts() < config.images_per_class).sum())
     fewer = f"identities have fewer than {config.images_per_class} images and are left out"
-    return f"{root}: {too_few} of {identities} {fewer}\n" if too_few else ""
+    notes = [faces.note, f"{root}: {too_few} of {identities} {fewer}" if too_few else ""]
+    return "".join(f"{note}\n" for note in notes if note)
 
 
 def build_and_check_loss(config: TrainConfig, num_identities: int) -> nn.Module:

@@ -28,6 +28,14 @@ def _left_out(names: list[str], why: str) -> str:
     return f"\n  left out, {len(names):,} {why}: {', '.join(shown)}" if names else ""
 
 
+def scanned(path: str) -> FaceFolder:
+    """Return a face folder, and say what in it was passed over."""
+    folder = FaceFolder.scan(path)
+    if folder.note:
+        print(folder.note)
+    return folder
+
+
 def synth(args: Namespace) -> Answer:
     """Render a face folder."""
     from labkit.synth import make_dataset
@@ -42,7 +50,7 @@ def synth(args: Namespace) -> Answer:
 
 def pairs(args: Namespace) -> Answer:
     """Make a pair list."""
-    folder, labelled = FaceFolder.scan(args.folder), not args.unlabelled
+    folder, labelled = scanned(args.folder), not args.unlabelled
     made = make_pairs(folder, per_image=args.per_image, seed=args.seed, labelled=labelled)
     made.write(args.out)
     kind = "pairs, half of them target pairs" if labelled else "unlabelled pairs"
@@ -129,7 +137,7 @@ def embed(args: Namespace) -> Answer:
     from labkit.crop import crop_face, find_faces, read_photo
 
     embedder = Embedder(args.weights, device=args.device)
-    folder, unreadable, faceless = FaceFolder.scan(args.folder), [], []
+    folder, unreadable, faceless = scanned(args.folder), [], []
 
     def crops():
         for i in progress(range(len(folder)), desc="finding faces", unit="photo"):
@@ -166,7 +174,7 @@ def gallery(args: Namespace) -> Answer:
         raise UserError("--val_path and --val_list go together: a face folder and its pair list")
     listed = args.val_list and PairList.read(args.val_list, args.val_path)
     embedder = Embedder(args.weights, device=args.device)
-    made = Gallery.build(args.folder, embedder)
+    made = Gallery.build(scanned(args.folder), embedder)
     if listed:
         made.calibration = calibrate(embedder, listed, args.val_path)
     made.save(args.out)
@@ -266,7 +274,9 @@ def run(args: Namespace) -> Answer:
 
 
 def doctor(args: Namespace) -> Answer:
-    """Describe the machine and, with --data, a data directory."""
+    """Describe the machine and, with --data, a data directory; exit code 2 when that is bad."""
     from labkit.doctor import examine
 
-    return examine(args.data)
+    found, text = examine(args.data)
+    args.exit_code = 2 if args.data and found["data"]["problem"] else 0
+    return found, text

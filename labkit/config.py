@@ -41,7 +41,7 @@ class TrainConfig:
     train_dir: str = _setting("data/train", "face folder to train on")
     val_dir: str | None = _setting(None, "folder of the images of val_list")
     val_list: str | None = _setting(None, "pair list for validation, or the test list of --eval")
-    train_extensions: str = _setting("jpg,jpeg,png", "endings of the files to read")
+    train_extensions: str | None = _setting(None, "endings of the files to read, as jpg,png")
 
     model: str = _setting("ThinResNet34", "network")
     embedding_size: int = _setting(512, "numbers per face", least=1)
@@ -105,6 +105,8 @@ class TrainConfig:
             if name in ("lr", "lr_decay") and not value > 0:
                 raise UserError(f"{name} must be above 0, found {value}")
             setattr(self, name, value)
+        if self.train_extensions == "jpg,jpeg,png":  # all that was read once, and the default
+            self.train_extensions = None
         self.optimizer = OPTIMIZERS.canonical(self.optimizer)
         self.scheduler = SCHEDULERS.canonical(self.scheduler)
         if self.scheduler != "steplr" and not 0 <= self.min_lr <= self.lr:

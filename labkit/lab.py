@@ -46,14 +46,16 @@ class Lab:
             device = "cuda" if best_device().type == "cuda" else "cpu"
             sizes = SynthSizes(*self.settings.faces)
             make_data_directory(self.data.root, sizes, seed=self.seed, device=device)
-        return self.data.check(cache=self.folder("scans"))
+        folders = self.data.check(cache=self.folder("scans"))
+        print("".join(f"{faces.note}\n" for faces in folders.values() if faces.note), end="")
+        return folders
 
     def stars(self) -> FaceFolder:
         """Return the faces of train, val and test as one folder: all the stars."""
         return FaceFolder.union([self._scan(part) for part in ("train", "val", "test")])
 
     def _scan(self, part: str) -> FaceFolder:
-        return FaceFolder.scan(self.data.root / part, cache=self.folder("scans") / f"{part}.npz")
+        return self.data.scan(part, cache=self.folder("scans"))
 
     def config(self, stage: str, **changes) -> TrainConfig:
         """Return the training settings of `pretrain` or `finetune` for this lab's folders.

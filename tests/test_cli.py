@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,7 +303,49 @@ def test_doctor_describes_this_machine_and_a_data_directory(data_directory, tmp_
     assert found["data"]["val"] == {"identities": 8, "images": 48}
     make_faces(tmp_path / "train", 2, 2)
     code, out, _ = run(capsys, "doctor", "--data", tmp_path)
-    assert code == 0 and "pretrain does not exist" in out and "problem" in out
+    assert code == 2 and "pretrain does not exist" in out and "problem" in out
+    code, out, _ = run(capsys, "doctor", "--data", tmp_path / "nowhere", "--json")
+    assert code == 2 and "nowhere does not exist" in json.loads(out)["data"]["problem"]
+    assert run(capsys, "doctor")[0] == 0
+
+
+def test_doctor_looks_at_the_pictures_and_says_what_is_passed_over(
+    data_directory, tmp_path, capsys
+):
+    root = shutil.copytree(data_directory, tmp_path / "data")
+    (root / "train" / "@eaDir").mkdir()
+    (root / "val" / "id2000" / "notes.txt").write_text("")
+    code, out, _ = run(capsys, "doctor", "--data", root)
+    assert code == 0 and "passed over 1 @eaDir" in out and "passed over 1 .txt" in out
+    bad = root / "test" / "id3001" / "002.jpg"
+    bad.write_bytes(bad.read_bytes()[:-200])
+    (root / "pretrain" / "id0003" / "001.jpg").write_text("no picture")
+    (root / "train" / "identities.csv").write_text("who\n")
+    code, out, _ = run(capsys, "doctor", "--data", root)
+    assert code == 2 and "in order" not in out and "passed over 1 @eaDir" in out
+    for part in (
+        f"{bad} cannot be read: ",
+        "id0003/001.jpg cannot be read: not an image",
+        "line 1",
+    ):
+        assert part in out
+
+
+def test_training_says_what_it_passes_over_and_resumes_a_run_of_the_old_default(
+    data_directory, tmp_path, capsys
+):
+    faces = shutil.copytree(data_directory / "train", tmp_path / "faces")
+    (faces / "id1000" / "readme.txt").write_text("")
+    flags = ["--train_path", faces, "--save_path", tmp_path / "run", "--batch_size", 4]
+    flags += ["--image_size", 32, "--device", "cpu"]
+    code, out, err = run(capsys, "train", *flags, "--max_epoch", 1, "--train_ext", "jpg,jpeg,png")
+    assert code == 0 and "passed over 1 .txt" in out, err
+    config = tmp_path / "run" / "config.yaml"
+    old = config.read_text().replace("train_extensions: null", "train_extensions: jpg,jpeg,png")
+    assert "jpg,jpeg,png" in old
+    config.write_text(old)
+    code, out, err = run(capsys, "train", *flags, "--max_epoch", 2)
+    assert code == 0 and "going on in epoch 2" in out, err
 
 
 def test_help_needs_no_pytorch():

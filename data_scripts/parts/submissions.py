@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from labkit import metrics
-from labkit.data import PairList, bad_lines
+from labkit.data import PairList, bad_lines, is_litter
 from labkit.data.pairs import normal_name
+from labkit.data.tables import read_rows
 from labkit.evaluate.scorefiles import NUMBER
 from labkit.evaluate.verification import direction_hint
 from labkit.utils import UserError, printable, reason
-from parts.tables import read_rows
 
 MAX_PROBLEMS = 20
 MAX_NUMBER = 40  # characters of a score
@@ -116,7 +116,7 @@ def find_submissions(places: Sequence[Path]) -> list[Path]:
     for place in places:
         try:
             if place.is_dir() and not place.is_symlink():
-                found += sorted(path for path in place.iterdir() if not path.name.startswith("."))
+                found += sorted(path for path in place.iterdir() if not is_litter(path.name))
             else:
                 place.lstat()
                 found.append(place)
