@@ -102,7 +102,7 @@ def test_a_damaged_state_is_one_clear_line(tmp_path):
     assert torch.equal(folder.load_state()["x"], torch.ones(2))
     for damaged in (folder.state_file.read_bytes()[:300], b"hello, this is text", b""):
         folder.state_file.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"is damaged.*: delete the run folder$"):
+        with pytest.raises(UserError, match=r"state\.pt is damaged: delete .* to start over$"):
             folder.load_state()
     folder.state_file.unlink()
     folder.state_file.mkdir()
@@ -110,9 +110,11 @@ def test_a_damaged_state_is_one_clear_line(tmp_path):
         folder.load_state()
     folder.state_file.rmdir()
     folder.state_file.write_bytes(b"")
-    folder.last.touch()
-    with pytest.raises(UserError, match="another with the initial_weights .*last.safetensors"):
+    folder.best.touch()
+    save_weights(folder.last, torch.nn.Linear(2, 2), "Linear", 2, SPEC)
+    with pytest.raises(UserError, match="weights that are whole: .*last.safetensors") as caught:
         folder.load_state()
+    assert "best.safetensors" not in str(caught.value)
 
 
 def test_metrics_that_were_not_measured_stay_empty(tmp_path):

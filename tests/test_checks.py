@@ -95,7 +95,7 @@ def test_a_mistake_in_a_network_is_one_line_that_names_it(tmp_path, text, messag
         ("LossOutput(embeddings.mean(), embeddings[:, 0, 0])", r"shape \(\), a .* shape \(6,\)\)"),
         (
             "    def __init__(self, sharpness):\n        pass",
-            "needs sharpness: set it, or give it a",
+            "needs sharpness: no setting has that name, so give it a",
         ),
         (
             "    def __init__(self):\n        torch.ones(2) @ 3",
