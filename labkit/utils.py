@@ -29,8 +29,7 @@ SECONDS_BETWEEN_LINES = 15
 class UserError(Exception):
     """Something that the user can mend: a wrong path, value, file or photo.
 
-    The message says what is wrong with it and what to do. The command line prints it on stderr,
-    without a traceback, and exits with `exit_code`.
+    The command line prints the message without a traceback, and exits with `exit_code`.
     """
 
     exit_code = 2
@@ -40,12 +39,9 @@ class UserError(Exception):
 
 
 class Stopped(UserError):
-    """A run was asked to stop (SIGTERM, Ctrl-C) and has ended with nothing lost.
+    """A run was asked to stop (SIGTERM, Ctrl-C) and has ended with nothing lost."""
 
-    Its exit code is the system's EX_TEMPFAIL, so that a batch script can tell it from a mistake.
-    """
-
-    exit_code = 75
+    exit_code = 75  # EX_TEMPFAIL, so that a batch script can tell it from a mistake
 
 
 def reason(error: OSError) -> str:
@@ -94,10 +90,7 @@ def render_page(template: str | Path, **values) -> str:
 
 
 def cache_dir() -> Path:
-    """Return the folder for files that are built once per user, made when missing.
-
-    The environment variable KSTAR_FACELAB_CACHE overrides the system's usual place.
-    """
+    """Return the user's folder for files that are built once, or KSTAR_FACELAB_CACHE."""
     named = os.environ.get("KSTAR_FACELAB_CACHE")
     path = Path(named).expanduser() if named else user_cache_path("kstar-facelab", appauthor=False)
     try:

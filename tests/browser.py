@@ -18,30 +18,33 @@ import nbformat
 from labkit.notebooks import notebook_folder
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-SETTINGS = {
+SETTINGS = {  # every cell is drawn at once; widget state is saved, as a test looks for photos in it
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
 }
-"""Every cell is drawn at once; and widget state is saved, which is off by default, so that a test
-can see that no photo is in it."""
 
 
 def chromium_path() -> str | None:
     """Where the system's Chromium is, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
 def browser():
-    """A headless Chromium driven by playwright."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         yield started
         started.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(address, timeout=2).status == 200
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -69,11 +72,14 @@ def jupyter_lab(folder: Path):
     root = str(Path(__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     with open(own / "log.txt", "wb") as log:
-        server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        output = dict(stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=environment, start_new_session=True, **output)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, own / "log.txt")
+        last = time.monotonic() + 60
+        while not _answers(f"http://127.0.0.1:{port}/api?token={token}"):
+            if time.monotonic() > last or server.poll() is not None:
+                raise RuntimeError(f"JupyterLab did not start:\n{(own / 'log.txt').read_text()}")
+            time.sleep(0.1)
         yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
     finally:
         server.send_signal(signal.SIGTERM)  # it ends its kernels
@@ -82,17 +88,6 @@ def jupyter_lab(folder: Path):
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-
-
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    last = time.monotonic() + 60
-    while time.monotonic() < last and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
 @contextmanager
@@ -124,7 +119,6 @@ def lookalike_page(chromium, folder: Path, run: Path, data: Path, height: int):
 
 
 def choose_files(page, *paths: Path) -> None:
-    """Choose photos through the file chooser of the look-alike app."""
     with page.expect_file_chooser() as chooser:
         page.click("button.widget-upload")
     chooser.value.set_files([str(path) for path in paths])

@@ -98,6 +98,7 @@ def test_people_meet_others_evenly_within_an_epoch():
     [
         ([5] * 3, dict(batch_size=4), "set batch_size to 3"),
         ([5, 5, 1], dict(batch_size=4, images_per_class=2), "has 2 identities with 2 or more"),
+        ([1, 3], dict(batch_size=4, images_per_class=9), "set images_per_class to 3 or less"),
     ],
 )
 def test_batches_that_cannot_be_filled_are_one_clear_line(counts, settings, message):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from labkit import crop
-from labkit.crop import Face, crop_face, find_faces, largest_face, read_photo
+from labkit.crop import crop_face, find_faces, largest_face, read_photo
 from labkit.utils import UserError
 
 GREY = (128, 128, 128)
@@ -18,6 +18,12 @@ def encoded(image, kind="JPEG", **settings) -> bytes:
     return buffer.getvalue()
 
 
+def exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[0x0112], block[0x010F] = orientation, "camera"
+    return block.tobytes()
+
+
 def gradient(width=60, height=40) -> Image.Image:
     across, down = np.meshgrid(np.arange(width) * 4, np.arange(height) * 6)
     return Image.fromarray(np.stack([across, down, across // 2], axis=2).astype(np.uint8))
@@ -25,21 +31,17 @@ def gradient(width=60, height=40) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def astronaut() -> Image.Image:
-    data = pytest.importorskip("skimage.data")
-    return Image.fromarray(data.astronaut())
-
-
-ASTRONAUT_FACE_CENTRE = (224, 122)  # read off the picture by eye
+    return Image.fromarray(pytest.importorskip("skimage.data").astronaut())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "HEIF"])
 def test_exif_rotation_is_honoured(kind, orientation):
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
     photo = gradient()
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    settings = dict(quality=100, subsampling=0) if kind == "JPEG" else {}
-    turned = read_photo(encoded(photo, kind, exif=exif, **settings))
+    settings = {} if kind == "TIFF" else dict(quality=100, subsampling="4:4:4")
+    turned = read_photo(encoded(photo, kind, exif=exif(orientation), **settings))
     photo.getexif()[0x0112] = orientation
     wanted = np.asarray(ImageOps.exif_transpose(photo)).astype(int)
     assert turned.size == ((40, 60) if orientation > 4 else (60, 40))
@@ -47,9 +49,7 @@ def test_exif_rotation_is_honoured(kind, orientation):
 
 
 def test_a_photo_with_a_damaged_exif_block_is_read_as_it_lies():
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "camera"
-    data = bytearray(encoded(gradient(), exif=exif))
+    data = bytearray(encoded(gradient(), exif=exif(6)))
     at = data.index(b"Exif")
     data[at + 14 : at + 40] = b"\xff" * 26  # both entries
     assert read_photo(bytes(data)).size == (60, 40)
@@ -59,10 +59,7 @@ def test_a_photo_with_a_damaged_exif_block_is_read_as_it_lies():
 def test_a_photo_with_changed_bytes_is_read_or_refused_in_one_sentence(kind):
     if kind == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "camera"
-    settings = {"exif": exif} if kind not in ("GIF", "BMP") else {}
-    data = encoded(gradient(), kind, **settings)
+    data = encoded(gradient(), kind, **({} if kind in ("GIF", "BMP") else {"exif": exif(6)}))
     rng = np.random.default_rng(0)
     for _ in range(300):
         changed = bytearray(data)
@@ -75,30 +72,14 @@ def test_a_photo_with_changed_bytes_is_read_or_refused_in_one_sentence(kind):
             assert "\n" not in str(error)
 
 
-def test_heic_photos_are_read_upright(tmp_path):
-    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC needs the package pillow-heif")
-    photo = gradient(240, 160)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = tmp_path / "phone.heic"
-    pillow_heif.from_pillow(photo).save(path, quality=95, exif=exif.tobytes())
-    wanted = np.asarray(photo.transpose(Image.Transpose.ROTATE_270)).astype(int)
-    for source in (path, path.read_bytes()):
-        read = np.asarray(read_photo(source)).astype(int)
-        assert read.shape == wanted.shape and np.abs(read - wanted).mean() < 4
-
-
-@pytest.mark.parametrize(
-    "package,to_install", [("pillow_heif", "pillow-heif"), ("dlib", "dlib-bin")]
-)
-def test_a_missing_package_is_named_in_one_sentence(package, to_install, monkeypatch):
+def test_a_missing_package_is_named_in_one_sentence(monkeypatch):
     crop._detector.cache_clear()
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=f"pip install {to_install}"):
-        if package == "dlib":
-            find_faces(Image.new("RGB", (100, 100)))
-        else:
-            read_photo(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", name="me.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(UserError, match="me.heic .* pip install pillow-heif"):
+        read_photo(BAD_FILES["heic"][0], name="me.heic")
+    with pytest.raises(UserError, match="pip install dlib-bin"):
+        find_faces(gradient())
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
@@ -109,15 +90,12 @@ def test_common_formats_are_read(kind):
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "LA", "I;16"])
 def test_every_colour_mode_becomes_rgb(mode):
+    photo = Image.new("RGB", (30, 20), GREY).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":
         photo = Image.fromarray(np.full((20, 30), 32768, dtype=np.uint16))
-    else:
-        photo = Image.new("RGB", (30, 20), GREY).convert(mode)
-    kind = "JPEG" if mode == "CMYK" else "PNG"
-    read = read_photo(encoded(photo, kind))
+    read = read_photo(encoded(photo, "JPEG" if mode == "CMYK" else "PNG"))
     assert read.mode == "RGB" and read.size == (30, 20)
-    if mode in ("L", "I;16"):
-        assert abs(read.getpixel((5, 5))[0] - 128) <= 1
+    assert mode not in ("L", "I;16") or abs(read.getpixel((5, 5))[0] - 128) <= 1
 
 
 def test_transparent_parts_become_grey():
@@ -133,8 +111,7 @@ def test_a_pil_image_is_not_changed():
 
 
 def animated_gif() -> bytes:
-    frames = [Image.new("P", (20, 20), i) for i in range(3)]
-    frames[1].putpixel((3, 3), 9)
+    frames = [Image.new("L", (20, 20), 90 * i) for i in range(3)]
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
@@ -157,8 +134,6 @@ def test_a_bad_file_gives_one_clear_sentence_with_its_name(case, tmp_path):
     with pytest.raises(UserError, match=sentence) as caught:
         read_photo(path)
     assert "holiday.jpg" in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="upload.jpg"):
-        read_photo(data, name="upload.jpg")
     for name, what in (("nobody.jpg", "no such file"), (".", "directory")):
         with pytest.raises(UserError, match=what):
             read_photo(tmp_path / name)
@@ -169,23 +144,14 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale(monkeypatch):
     assert read_photo(encoded(gradient(600, 300))).size == (300, 150)
 
 
-def test_a_real_face_is_found_and_cropped(astronaut):
-    faces = find_faces(astronaut)
-    left, top, right, bottom = faces[0].box
-    x, y = ASTRONAUT_FACE_CENTRE
-    assert left < x - 20 and right > x + 20 and top < y - 20 and bottom > y + 20
-    assert right - left < 160 and faces[0].confidence > 0.5
-    assert largest_face(astronaut) == faces[0]
-    assert crop_face(astronaut, faces[0]).size == (256, 256)
-
-
-@pytest.mark.parametrize("factor", [0.25, 4])
+@pytest.mark.parametrize("factor", [0.25, 1, 4])
 def test_the_face_is_found_at_the_same_place_in_small_and_large_photos(astronaut, factor):
     size = tuple(round(edge * factor) for edge in astronaut.size)
-    found = largest_face(astronaut.resize(size, Image.Resampling.BICUBIC))
-    centre = [(found.box[0] + found.box[2]) / 2, (found.box[1] + found.box[3]) / 2]
-    assert np.abs(np.array(centre) / factor - ASTRONAUT_FACE_CENTRE).max() < 15
-    assert 70 < found.side / factor < 140
+    found = largest_face(astronaut.resize(size))
+    left, top, right, bottom = found.box
+    centre = np.array([left + right, top + bottom]) / 2
+    assert np.abs(centre / factor - (224, 122)).max() < 15  # read off the picture by eye
+    assert 70 < found.side / factor < 140 and found.confidence > 0.5
 
 
 def test_several_faces_come_largest_first(astronaut):
@@ -195,13 +161,6 @@ def test_several_faces_come_largest_first(astronaut):
     faces = [face for face in find_faces(sheet) if face.confidence > 0.4]
     assert len(faces) == 2 and faces[0].side > faces[1].side
     assert faces[0].box[0] < 600 < 1030 < faces[1].box[0]
-
-
-def test_beside_a_sure_face_weak_detections_are_left_out(monkeypatch, astronaut):
-    for detected, kept in (([1.2, 0.5, 0.2], [0.5, 1.2]), ([0.3, 0.1], [0.1, 0.3])):
-        faces = [Face((0, 0, 50, 50), confidence) for confidence in detected]
-        monkeypatch.setattr(crop, "_detect", lambda *_, faces=faces: faces)
-        assert sorted(face.confidence for face in find_faces(astronaut)) == kept
 
 
 def test_no_face_says_what_to_do():
@@ -214,8 +173,7 @@ def test_the_crop_is_the_square_of_half_side_two_thirds_of_the_longer_side():
     photo = Image.new("RGB", (400, 300), (255, 0, 0))
     box = (100, 120, 160, 180)  # side 60, centre (130, 150): half side 40
     photo.paste((0, 0, 255), (90, 110, 170, 190))
-    cropped = np.asarray(crop_face(photo, Face(box, 1.0), size=80))
-    assert (cropped == (0, 0, 255)).all()
+    assert (np.asarray(crop_face(photo, box, size=80)) == (0, 0, 255)).all()
     photo.putpixel((90, 110), (0, 255, 0))
     assert crop_face(photo, box, size=80).getpixel((0, 0)) == (0, 255, 0)
 
@@ -227,16 +185,11 @@ def test_what_leaves_the_photo_is_grey():
     assert np.array_equal(crop_face(photo, (0, 0, 60, 60), size=80), wanted)
 
 
-@pytest.mark.parametrize(
-    "box", [(5, 5, 5, 9), (9, 9, 5, 5), (1, 2, 3), (0, 0, float("nan"), 5), "face", None]
-)
-def test_a_senseless_box_is_refused(box):
-    with pytest.raises(UserError, match="box"):
+SENSELESS = [(5, 5, 5, 9), (9, 9, 5, 5), (0, 0, np.nan, 5), (0, 0, np.inf, 5)]
+OUTSIDE = [(500, 500, 560, 560), (-1e6, -1e6, 1e6, 1e6)]
+
+
+@pytest.mark.parametrize("box", SENSELESS + OUTSIDE)
+def test_a_box_without_an_area_outside_the_photo_or_far_larger_is_refused(box):
+    with pytest.raises(UserError, match="outside the photo" if box in OUTSIDE else "left < right"):
         crop_face(gradient(), box)
-
-
-def test_a_box_outside_the_photo_or_far_larger_is_refused():
-    with pytest.raises(UserError, match="outside the photo of 60x40"):
-        crop_face(gradient(), (500, 500, 560, 560))
-    with pytest.raises(UserError, match="larger"):
-        crop_face(gradient(), (-1e6, -1e6, 1e6, 1e6))

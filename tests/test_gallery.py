@@ -1,15 +1,13 @@
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors import safe_open
+from scipy.optimize import minimize
 
 from labkit.data import FaceFolder, decode_image, make_pairs
 from labkit.gallery import Gallery, top_k
 from labkit.likeness import calibrate, fit_calibration, occlusion_map
-from labkit.plots import lookalike_sheet
 from labkit.utils import UserError, l2_normalize
 
 
@@ -48,15 +46,14 @@ def gallery(faces):
 
 
 @pytest.mark.parametrize("count,k", [(1, 1), (7, 20), (500, 5), (3000, 1), (3000, 40)])
-def test_search_equals_a_full_sort(monkeypatch, count, k):
-    monkeypatch.setattr("labkit.gallery.SCORES_AT_A_TIME", 3 * count)  # three queries at a time
+def test_search_equals_a_full_sort(count, k):
     rng = np.random.default_rng(count + k)
     rows, queries = (l2_normalize(rng.normal(size=(n, 48))) for n in (count, 7))
-    indices, cosines = top_k(queries, rows, k)
-    exact = queries.astype(np.float64) @ rows.T.astype(np.float64)
-    wanted = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-    assert np.array_equal(indices, wanted)
-    assert np.allclose(cosines, np.take_along_axis(exact, wanted, axis=1), atol=1e-6)
+    for query in queries:
+        indices, cosines = top_k(query, rows, k)
+        exact = rows.astype(np.float64) @ query.astype(np.float64)
+        assert np.array_equal(indices, np.argsort(-exact, kind="stable")[:k])
+        assert np.allclose(cosines, exact[indices], atol=1e-6)
 
 
 def test_equal_rows_come_in_the_order_of_their_indices():
@@ -65,11 +62,9 @@ def test_equal_rows_come_in_the_order_of_their_indices():
     rows = np.concatenate([signs, np.repeat(signs[:2], 701, axis=0), signs])
     exact = rows @ signs[0]
     for k in (1, 30, 800):
-        [indices], [cosines] = top_k(signs[:1], rows, k)
+        indices, cosines = top_k(signs[0], rows, k)
         assert indices.tolist() == sorted(range(len(rows)), key=lambda i: (-exact[i], i))[:k]
         assert np.array_equal(cosines, exact[indices])
-    row = l2_normalize(rng.normal(size=(1, 37)))
-    assert top_k(row, np.repeat(row, 1003, axis=0), 9)[0].tolist() == [list(range(9))]
 
 
 def test_a_gallery_holds_means_and_the_picture_nearest_to_them(faces, gallery):
@@ -80,8 +75,7 @@ def test_a_gallery_holds_means_and_the_picture_nearest_to_them(faces, gallery):
         mean = own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
         assert np.allclose(gallery.means[k], mean, atol=1e-6)
         assert gallery.files[gallery.best[k]] == f"{star}/{paths[int((own @ mean).argmax())].name}"
-    assert gallery.embeddings.dtype == np.float32 and gallery.embeddings.shape == (12, 32)
-    assert not gallery.synthetic and gallery.note == ""
+    assert gallery.embeddings.shape == (12, 32) and gallery.note == ""
 
 
 def test_a_saved_gallery_comes_back_the_same_and_stays_on_disk(faces, tmp_path):
@@ -90,20 +84,14 @@ def test_a_saved_gallery_comes_back_the_same_and_stays_on_disk(faces, tmp_path):
     loaded = Gallery.load(gallery.save(tmp_path / "out" / "gallery.safetensors"))
     for name in ("embeddings", "labels", "means", "best"):
         assert np.array_equal(getattr(gallery, name), getattr(loaded, name))
-    assert isinstance(loaded.embeddings, np.memmap)
+    assert "out/gallery.safetensors" in Path("/proc/self/maps").read_text()
     assert loaded.files == gallery.files and loaded.names == gallery.names
     assert loaded.weights_path == tmp_path / "run" / "best.safetensors"
-    assert loaded.calibration == gallery.calibration
     assert loaded.thumbnails() == gallery.thumbnails()
-    assert loaded.thumbnail(1).size == (192, 192)
-    assert loaded.thumbnail(1, image=5).size == (64, 64)
-    best = Image.open(faces / loaded.files[loaded.best[2]]).resize((192, 192))
-    difference = np.asarray(best).astype(int) - np.asarray(loaded.thumbnail(2))
-    assert np.abs(difference).mean() < 20
+    assert [loaded.thumbnail(1).width, loaded.thumbnail(1, image=5).width] == [192, 64]
     again = Gallery.load(loaded.save(tmp_path / "again.safetensors"))
     assert again.calibration == gallery.calibration and again.details == gallery.details
-    with safe_open(tmp_path / "again.safetensors", framework="np") as stored:
-        assert stored.metadata()["weights_sha256"] == "a" * 64
+    assert again.weights_sha256 == "a" * 64
 
 
 def test_search_by_star_and_by_image(faces, gallery):
@@ -118,17 +106,16 @@ def test_search_by_star_and_by_image(faces, gallery):
 
 
 def test_wrong_questions_get_clear_answers(gallery):
-    for arguments, sentence in (
-        (dict(embeddings=np.ones(32), k=0), "at least 1"),
+    for question, sentence in (
+        (dict(embeddings=np.ones(32), k=0), "ask for 1"),
         (dict(embeddings=np.ones(32), level="film"), "film"),
         (dict(embeddings=np.ones(99)), "99 numbers do not fit a gallery of 32"),
         (dict(embeddings=np.full(32, np.nan)), "not finite"),
     ):
         with pytest.raises(UserError, match=sentence):
-            gallery.search(**arguments)
+            gallery.search(**question)
     with pytest.raises(UserError, match="other weights"):
         gallery.check(FakeEmbedder("b" * 64))
-    gallery.check(FakeEmbedder())
 
 
 def test_names_and_attributes_come_from_the_table_of_identities(faces, tmp_path):
@@ -136,8 +123,7 @@ def test_names_and_attributes_come_from_the_table_of_identities(faces, tmp_path)
     (tmp_path / "identities.csv").write_text(table, encoding="utf-8")
     gallery = Gallery.build(FaceFolder.scan(faces), FakeEmbedder())
     assert gallery.names == ["Haneul", "beta", "gamma"]
-    assert gallery.details[0]["hangul"] == "하늘"
-    assert gallery.synthetic and "synthetic" in gallery.note
+    assert gallery.details[0]["hangul"] == "하늘" and "synthetic" in gallery.note
     assert gallery.attributes == {"hair": ["black", "blond", ""]}
 
 
@@ -150,22 +136,13 @@ def test_one_bad_image_is_left_out_and_many_stop_the_build(faces):
         Gallery.build(faces, FakeEmbedder())
 
 
-def damaged_texts(file: bytes) -> bytes:
-    """The file with other texts of the same length, in which the names are numbers."""
-    start = file.index(b'{"identities": ["alpha"')
-    return file[:start] + file[start:].replace(
-        b'["alpha", "beta", "gamma"]', b"[1, 2]".ljust(26), 1
-    )
-
-
 DAMAGE = {
     "empty": lambda file: b"",
-    "text": lambda file: b"hello",
     "another file": lambda file: b"\x10" + bytes(40),
     "cut short": lambda file: file[:-50],
     "another kind": lambda file: file.replace(b"kstar-facelab gallery", b"kstar-facelab nothing"),
-    "a label of no star": lambda file: file.replace(np.int64([1, 1]), np.int64([1, 7]), 1),
-    "damaged texts": damaged_texts,
+    "a label of no star": lambda file: file.replace(np.int64([2, 2]), np.int64([2, 7]), 1),
+    "names missing": lambda file: file.replace(b'["alpha", "beta", "gamma"]', b"[1, 2]".ljust(26)),
     "damaged header": lambda file: file.replace(b'"dtype"', b'"dtypo"').replace(b'"shape"', b'"X"'),
 }
 
@@ -173,10 +150,8 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_file_that_is_damaged_or_no_gallery_is_refused_in_one_line(gallery, tmp_path, damage):
     path = gallery.save(tmp_path / "gallery.safetensors")
-    whole = path.read_bytes()
-    path.write_bytes(DAMAGE[damage](whole))
-    assert path.read_bytes() != whole
-    with pytest.raises(UserError, match="not a gallery file or is damaged") as caught:
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.raises(UserError, match="cannot be read as a gallery") as caught:
         Gallery.load(path)
     assert "gallery.safetensors" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(UserError, match="none.safetensors does not exist"):
@@ -191,16 +166,13 @@ def scores_and_labels(seed=0, targets=3000, imposters=9000):
 
 def test_calibration_says_how_many_pairs_of_different_people_are_less_alike():
     scores, labels = scores_and_labels()
-    calibration = fit_calibration(scores, labels)
-    for similarity in (-0.1, 0.1, 0.3, 0.42):
+    percentile = fit_calibration(scores, labels).percentile
+    for similarity in (-2, -0.1, 0.1, 0.3, 0.42, 2):
         share = 100 * (scores[labels == 0] < similarity).mean()
-        assert calibration.percentile(similarity) == pytest.approx(share, abs=0.11)
-    assert calibration.percentile(2.0) == 100 and calibration.percentile(-2.0) == 0
+        assert percentile(similarity) == pytest.approx(share, abs=0.11)
 
 
 def test_calibration_minimizes_the_cross_entropy_of_platts_targets():
-    from scipy.optimize import minimize
-
     scores, labels = scores_and_labels(targets=30, imposters=90)
     wanted = np.where(labels == 1, 31 / 32, 1 / 92)  # Platt 1999, equation 14
     weights = np.where(labels == 1, 0.5 / 30, 0.5 / 90)
@@ -209,10 +181,8 @@ def test_calibration_minimizes_the_cross_entropy_of_platts_targets():
         odds = curve[0] * scores + curve[1]
         return (weights * (np.logaddexp(0, odds) - wanted * odds)).sum()
 
-    slope, intercept = minimize(loss, [1, 0], tol=1e-12).x
-    calibration = fit_calibration(scores, labels)
-    assert [calibration.slope, calibration.intercept] == pytest.approx([slope, intercept], rel=1e-3)
-    assert calibration.probability(0.4, prior=0.01) < calibration.probability(0.4)
+    curve, fitted = minimize(loss, [1, 0], tol=1e-12).x, fit_calibration(scores, labels)
+    assert [fitted.slope, fitted.intercept] == pytest.approx(curve, rel=1e-3)
     assert 0.5 < fit_calibration([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0]).probability(0.9) < 1
 
 
@@ -228,7 +198,6 @@ def test_calibration_compares_each_photo_with_the_mean_of_the_others(faces):
         mean = sum(v for name, v in vectors.items() if name.startswith(person) and name != left)
         scores.append(float(vectors[left] @ mean / np.linalg.norm(mean)))
     wanted = fit_calibration(scores, pairs.labels)
-    assert (calibration.targets, calibration.imposters) == (wanted.targets, wanted.imposters)
     assert np.allclose(calibration.quantiles, wanted.quantiles, atol=1e-5)
     assert calibration.slope == pytest.approx(wanted.slope, rel=1e-3)
     with pytest.raises(UserError, match="blind"):
@@ -240,27 +209,9 @@ def test_the_description_is_honest_about_nobody_and_about_luck():
     assert "not much alike" in calibration.describe(0.0)
     assert "closer than nearly every pair" in calibration.describe(0.7)
     likeness = float(np.quantile(calibration.quantiles, 0.99))
-    assert calibration.describe(likeness).startswith("closer than 99")
+    assert "closer than 99.0 %" in calibration.describe(likeness)
     said = calibration.describe(likeness, among=1229)
-    assert said.startswith("closer than 99") and "among 1,229 stars most people find" in said
-    assert "chance" not in said
-
-
-@pytest.mark.parametrize("scores,labels", [([0.5, 0.6], [1, 1]), ([0.5, np.nan], [1, 0])])
-def test_calibration_needs_both_kinds_of_pairs_and_finite_scores(scores, labels):
-    with pytest.raises(UserError):
-        fit_calibration(scores, labels)
-
-
-def test_the_sheet_shows_the_face_and_five_stars(gallery):
-    face = Image.new("RGB", (64, 64), (200, 150, 120))
-    matches = gallery.search(FakeEmbedder()([face])[0], 5)
-    figure = lookalike_sheet(face, matches, gallery)
-    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["Your photo", *(f"{i}. {m.name}" for i, m in enumerate(matches, 1))]
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    assert Image.open(buffer).width > 500
+    assert "but among 1,229 stars most people find" in said and "chance" not in said
 
 
 def test_the_occlusion_map_points_at_the_part_that_matters():

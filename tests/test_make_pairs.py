@@ -239,7 +239,7 @@ def test_mistakes_are_one_line_each(own, tmp_path, capsys):
         ([tmp_path / "none"], "does not exist"),
         ([tmp_path / "empty"], "has no val/ and test/"),
         ([tmp_path / "empty", "--out", tmp_path / "p.csv"], "holds no images"),
-        ([one, "--out", tmp_path / "p.csv"], "has one identity"),
+        ([one, "--out", tmp_path / "p.csv"], "pairs need two identities"),
         ([own, "--hard", "attribute=height"], "has no column 'height': it has age, gender"),
         ([plain, "--out", tmp_path / "p.csv", "--hard", "attribute=age"], "no identities.csv"),
         ([own, "--hard", "smell"], "attribute=COLUMN"),

@@ -53,7 +53,7 @@ class DataDirectory:
             except UserError as error:
                 problems.append(str(error))
         if problems:
-            raise UserError("\n  - ".join([f"problems in {self.root}:", *problems]))
+            raise UserError("\n  - ".join([f"{self.root} has problems:", *problems]))
         return folders
 
 

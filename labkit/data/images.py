@@ -16,7 +16,6 @@ from labkit.utils import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, whatever a file's name says; others can start programs (EPS) or lack a decoder."""
-
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
 """What Pillow raises for a file that is cut short, damaged or no image."""
 
@@ -38,10 +37,10 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def jpeg_bytes(image: Image.Image, quality: int = 90) -> bytes:
-    """Return an image as the bytes of a JPEG file."""
+def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
+    """Return an RGB image, or uint8 (height, width, 3), as the bytes of a JPEG file."""
     file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=quality)
+    Image.fromarray(np.asarray(image)).convert("RGB").save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 

@@ -21,17 +21,16 @@ from labkit.data.folders import FaceFolder
 from labkit.data.images import CROP_DRAWS, decode_pixels, random_resized_crop
 from labkit.utils import UserError
 
-_loaders: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
-# Before `multiprocessing` sends SIGTERM to the workers and waits.
+_loaders = weakref.WeakSet()  # closed before `multiprocessing` sends SIGTERM to workers and waits
 atexit.register(lambda: [close_loader(loader) for loader in list(_loaders)])
 
 
 class TrainingBatch(NamedTuple):
     """The images and labels of one training step.
 
-    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order. labels:
-    int64 (batch,). unreadable: names of the images that could not be decoded, each replaced by
-    another of its identity. indices: int64 (batch, images_per_class), of the images in the folder.
+    images: uint8 (batch, images_per_class, 3, size, size), in channels-last memory order.
+    labels: int64 (batch,). unreadable: names of images that another of the identity replaces.
+    indices: int64 (batch, images_per_class), of the images in the folder.
     """
 
     images: torch.Tensor
@@ -56,11 +55,13 @@ class IdentityBatchSampler(Sampler):
         if size % processes:
             raise UserError(f"batch_size {size} cannot be shared by {processes} processes")
         self.part = slice(rank * size // processes, (rank + 1) * size // processes)
-        self._groups = np.minimum(folder.counts(), config.max_images_per_class) // each
+        images = np.minimum(folder.counts(), config.max_images_per_class)
+        self._groups = images // each
         if (usable := np.count_nonzero(self._groups)) < size:
+            most = f"batch_size to {usable}" if usable else f"images_per_class to {images.max()}"
             raise UserError(
                 f"{folder.root} has {usable} identities with {each} or more images for a batch of "
-                f"{size}: set batch_size to {usable}, or images_per_class lower"
+                f"{size}: set {most} or less"
             )
         # The most batches that can be filled when an identity comes at most once in each.
         self.steps = int(self._groups.sum()) // size
