@@ -94,7 +94,7 @@ def load_weights(
     except Exception as error:  # whatever another program has put there
         why = f"what it says of itself is wrong ({short_reason(error)})"
         raise UserError(f"{path} is not a weights file of this kit: {why}") from None
-    if ":" not in info.model and info.model not in MODELS:
+    if ":" not in str(info.model) and info.model not in MODELS:
         raise UserError(
             f"{path} holds the network {info.model}, which is not one of the kit's: give the file "
             "that registers it with --plugin, or run the notebook cell that does"
@@ -170,8 +170,10 @@ def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.M
     for name, weights in product(names, found):
         with torch.device("meta"):
             model = build_model(name, len(weights["fc.weight"]))
-        wanted = {(key, value.shape) for key, value in model.state_dict().items()}
-        differing = wanted ^ {(key, value.shape) for key, value in weights.items()}
+        own = model.state_dict()
+        parts = {key.partition(".")[0] for key in own}  # others, as the loss, stand beside it
+        weights = {key: weights[key] for key in weights if key.partition(".")[0] in parts}
+        differing = _shapes(own) ^ _shapes(weights)
         if not differing:
             model.load_state_dict(weights, assign=True)
             return model.eval()
@@ -181,6 +183,10 @@ def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.M
         f"{path}: is no {name}: layer {min(differing)[0]} is missing, one too many or of another "
         "shape; leave the model's name out to have it found"
     )
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
+    return {(key, value.shape) for key, value in state.items()}
 
 
 def _without_prefix(state: dict[str, torch.Tensor], name: str) -> list[dict[str, torch.Tensor]]:

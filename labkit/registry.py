@@ -170,7 +170,8 @@ def code_digest(entry: Callable) -> str:
 def _is_own(value: type | FunctionType) -> bool:
     package = value.__module__.partition(".")[0]
     file = str(getattr(sys.modules.get(package), "__file__", ""))
-    return package not in {"labkit", *sys.stdlib_module_names} and "site-packages" not in file
+    installed = package in {"labkit", *sys.stdlib_module_names} or "site-packages" in file
+    return package == "__main__" or not installed
 
 
 MODELS = Registry("model")

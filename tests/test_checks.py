@@ -111,6 +111,17 @@ def test_a_mistake_in_a_loss_is_one_line_that_names_it(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("formula", "what"),
+    [("embeddings.sum() * float('nan')", "value"), ("(embeddings * 0).sum().sqrt()", "gradient")],
+)
+def test_a_loss_without_numbers_is_told_before_the_learning_rate_is_blamed(tmp_path, formula, what):
+    plugin = load_own(tmp_path, f"{LOSS}{FORWARD}LossOutput({formula}, None)\n")
+    with pytest.raises(UserError, match=f"^the loss own has a {what} that is no number") as caught:
+        check(settings(model="small", loss="own", plugin=plugin))
+    assert "lr" not in str(caught.value)
+
+
 def test_a_network_that_cannot_take_the_image_size_is_told():
     with pytest.raises(UserError, match="timm:levit_128s does not work on images of 32 px: "):
         check(settings(model="timm:levit_128s", images_per_class=2))
