@@ -1,7 +1,7 @@
 """The settings of a training run, and the presets that the notebooks and `labkit run` use."""
 
 import dataclasses
-import difflib
+import os
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -11,7 +11,7 @@ from typing import get_args
 import yaml
 
 from labkit.registry import Registry
-from labkit.utils import UserError, reason, write_text
+from labkit.utils import UserError, did_you_mean, reason, write_text
 
 # Names alone: train.py has what they stand for.
 OPTIMIZERS, SCHEDULERS = Registry("optimizer"), Registry("scheduler")
@@ -21,6 +21,7 @@ SCHEDULERS.register("steplr", "step")(None)
 SCHEDULERS.register("cosine", "cosinelr", "cosineannealing")(None)
 SCHEDULERS.register("cosine_restart", "cosinerestartlr", "cosinewarmrestart")(None)
 
+PATHS = "run_dir train_dir val_dir val_list initial_weights plugin".split()
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -91,8 +92,8 @@ class TrainConfig:
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)
             kind, *optional = get_args(setting.type) or (setting.type,)
-            if isinstance(value, Path):
-                value = str(value)
+            if name in PATHS and isinstance(value, (str, Path)):
+                value = os.path.expanduser(value)
             if kind is float and value is not None and not isinstance(value, bool):
                 with suppress(ValueError, TypeError):  # YAML takes 1e-3, without a point, for text
                     value = float(value)
@@ -127,9 +128,7 @@ class TrainConfig:
 def _check_names(given: Collection[str], aliases: Collection[str] = (), source: str = "") -> None:
     known = [setting.name for setting in fields(TrainConfig)] + list(aliases)
     for name in set(given).difference(known):
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f": did you mean {close[0]}?" if close else ""
-        raise UserError(f"{source}there is no setting '{name}'{hint}")
+        raise UserError(f"{source}there is no setting '{name}'{did_you_mean(name, known)}")
 
 
 def read_settings(path: str | Path, aliases: Collection[str] = ()) -> dict:

@@ -38,8 +38,8 @@ def launch(
 
     Raises UserError, also when the notebook has used a GPU before, and what `fit` raises.
     """
-    if num_processes < 1:
-        raise UserError(f"num_processes must be 1 or more, not {num_processes}")
+    if type(num_processes) is not int or num_processes < 1:
+        raise UserError(f"num_processes must be a whole number from 1, found {num_processes!r}")
     if num_processes == 1:
         return fit(config, after_epoch=after_epoch)
     if torch.cuda.is_initialized():

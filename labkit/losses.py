@@ -355,7 +355,8 @@ def build_loss(name: str, *, embedding_size: int, num_classes=None, **settings) 
         raise UserError(f"no loss has a setting {' or '.join(unknown)}")
     for missing, parameter in own.items():
         if missing not in given and parameter.default is parameter.empty:
-            raise UserError(f"the loss {name} needs {missing}: set it, or give it a default value")
+            way = "set it, or give" if missing in settings else "no setting has that name, so give"
+            raise UserError(f"the loss {name} needs {missing}: {way} it a default in its code")
     return loss(**{key: value for key, value in given.items() if key in own})
 
 

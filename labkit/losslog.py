@@ -5,9 +5,11 @@ import math
 import torch
 
 from labkit.checkpoint import RunFolder, TrainingState
+from labkit.config import TrainConfig
 from labkit.data import FaceFolder, TrainingBatch
 from labkit.distributed import Processes
 from labkit.losses import LossOutput
+from labkit.registry import LOSSES, is_built_in
 from labkit.utils import UserError, write_text
 
 MAX_UNREADABLE = 0.01  # a run stops when more of its images than this cannot be decoded
@@ -21,9 +23,15 @@ class LossLog:
     """
 
     def __init__(
-        self, state: TrainingState, faces: FaceFolder, folder: RunFolder, processes: Processes
+        self,
+        state: TrainingState,
+        faces: FaceFolder,
+        folder: RunFolder,
+        processes: Processes,
+        config: TrainConfig,
     ):
         self.state, self.faces, self.folder, self.processes = state, faces, folder, processes
+        self.own_loss = "" if is_built_in(LOSSES.get(config.loss)) else config.loss
         precise = torch.float32 if processes.device.type == "mps" else torch.float64
         sums = [state.loss_sum, state.accuracy_sum]
         self.sums = torch.tensor(sums, dtype=precise, device=processes.device)
@@ -67,10 +75,14 @@ class LossLog:
             for step, loss, indices in bad
         ]
         step, loss, names = min(sum(self.processes.gather(own), []))
+        advice = "lower lr, or train without mixed precision"
+        if self.own_loss:
+            look = "look for a log or square root of 0 and a division by 0, in the gradient too"
+            advice = f"the loss {self.own_loss} is your own, so {look}; if it has none, {advice}"
         listed = self.folder.path / "failed_batch.txt"
         self.processes.on_main(lambda: write_text(listed, "\n".join(names) + "\n"))
         raise UserError(
             f"the loss became {loss} in step {step} of epoch {self.state.epoch + 1}, on the batch "
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''} (all in {listed}); "
-            f"{self.folder.last_checkpoint()}: lower lr, or train without mixed precision"
+            f"{self.folder.last_checkpoint()}: {advice}"
         )

@@ -120,18 +120,19 @@ def fit(
     device, processes = accelerator.device, Processes(accelerator)
     folder, cleanup = RunFolder(config.run_dir), ExitStack()
     with cleanup:
+        torch.manual_seed(config.seed)
+        if config.plugin:
+            load_plugin(config.plugin)
         processes.on_main(lambda: cleanup.enter_context(folder.open(config)))
         saved = folder.load_state()
         state = TrainingState(**saved["position"]) if saved else TrainingState()
         if saved:  # a kill between the state and the metrics has left these an epoch behind
             processes.on_main(lambda: folder.write_metrics(state.rows))
         if state.epoch >= config.max_epoch:
+            accelerator.print(f"{folder.path}: {state.epoch} epochs are trained, nothing to do")
             return folder.result(state)
 
         # Data, network, loss, optimizer
-        torch.manual_seed(config.seed)
-        if config.plugin:
-            load_plugin(config.plugin)
         scan = partial(FaceFolder.scan, config.train_dir, extensions=config.train_extensions)
         faces = processes.on_main(lambda: scan(cache=folder.path / "train_scan.npz"))
         pairs = processes.on_main(lambda: _validation_pairs(config)) if config.val_list else None
@@ -185,7 +186,7 @@ def fit(
             if config.freeze_epochs:
                 freeze_backbone(network, epoch < config.freeze_epochs)
             loader.sampler.set_epoch(epoch, state.step)
-            log = LossLog(state, faces, folder, processes)
+            log = LossLog(state, faces, folder, processes, config)
             began, first_step = time.monotonic(), state.step
             bar = progress(
                 total=(steps - first_step) * images_per_step,

@@ -1,6 +1,7 @@
 """What every part of the kit uses: errors for people, whole files, progress bars, stop signals."""
 
 import csv
+import difflib
 import errno
 import hashlib
 import io
@@ -33,6 +34,9 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:  # what a notebook shows for it
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Stopped(UserError):
     """A run was asked to stop (SIGTERM, Ctrl-C) and has ended with nothing lost."""
@@ -48,6 +52,12 @@ def reason(error: OSError) -> str:
 def short_reason(error: Exception) -> str:
     """Return the type and first line of an error of another library or of a user's own code."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return ": did you mean …?" with the nearest of the known names, or nothing."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def printable(value: object, length: int = 40) -> str:
@@ -80,7 +90,14 @@ def cache_dir() -> Path:
     """Return the user's folder for files that are built once, or KSTAR_FACELAB_CACHE."""
     named = os.environ.get("KSTAR_FACELAB_CACHE")
     path = Path(named).expanduser() if named else user_cache_path("kstar-facelab", appauthor=False)
-    return make_folder(path)
+    try:
+        make_folder(path)
+        if any(path.iterdir()) or os.access(path, os.W_OK):  # one that is only read may be filled
+            return path
+        why = f"the folder {path} cannot be written"
+    except UserError as error:
+        why = error
+    raise UserError(f"{why}: set KSTAR_FACELAB_CACHE to a folder of yours")
 
 
 def make_folder(path: str | Path) -> Path:
