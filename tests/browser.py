@@ -29,8 +29,7 @@ can see that no photo is in it."""
 
 def chromium_path() -> str | None:
     """Where the system's Chromium is, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
@@ -42,6 +41,13 @@ def browser():
         started = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         yield started
         started.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(address, timeout=2).status == 200
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -69,11 +75,14 @@ def jupyter_lab(folder: Path):
     root = str(Path(__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     with open(own / "log.txt", "wb") as log:
-        server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        output = dict(stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=environment, start_new_session=True, **output)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, own / "log.txt")
+        last = time.monotonic() + 60
+        while not _answers(f"http://127.0.0.1:{port}/api?token={token}"):
+            if time.monotonic() > last or server.poll() is not None:
+                raise RuntimeError(f"JupyterLab did not start:\n{(own / 'log.txt').read_text()}")
+            time.sleep(0.1)
         yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
     finally:
         server.send_signal(signal.SIGTERM)  # it ends its kernels
@@ -82,17 +91,6 @@ def jupyter_lab(folder: Path):
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-
-
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    last = time.monotonic() + 60
-    while time.monotonic() < last and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
 @contextmanager

@@ -59,13 +59,10 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(exist_ok=True)
     with browser() as chromium:
-        for name, photograph in (
-            ("facemap_page.png", photograph_page),
-            ("widget.png", photograph_widget),
-        ):
-            path = args.out / name
-            photograph(chromium, args.run.resolve(), path)
-            Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)  # a third
+        photograph_page(chromium, args.run.resolve(), args.out / "facemap_page.png")
+        photograph_widget(chromium, args.run.resolve(), args.out / "widget.png")
+    for path in (args.out / "facemap_page.png", args.out / "widget.png"):
+        Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)  # a third
 
 
 if __name__ == "__main__":

@@ -34,20 +34,19 @@ def photos(tmp_path_factory):
     data = pytest.importorskip("skimage.data")
     folder = tmp_path_factory.mktemp("photos")
     portrait = Image.fromarray(data.astronaut())
+    portrait.save(folder / "portrait.jpg", quality=95)
+    portrait.convert("L").rotate(6).save(folder / "grey.png")
     group = Image.new("RGB", (1100, 512), (128, 128, 128))
     group.paste(portrait, (0, 0))
     group.paste(portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (560, 0))
-    wall = Image.new("RGB", (600, 400), (120, 140, 160))
+    group.save(folder / "group.jpg")
+    Image.new("RGB", (600, 400), (120, 140, 160)).save(folder / "wall.jpg")
     grain = np.random.default_rng(0).integers(0, 256, (2600, 2600, 3)).astype(np.uint8)
     large = Image.fromarray(grain)
     large.paste(portrait.resize((2000, 2000)), (300, 300))
-    portrait.save(folder / "portrait.jpg", quality=95)
-    portrait.convert("L").rotate(6).save(folder / "grey.png")
-    group.save(folder / "group.jpg")
-    wall.save(folder / "wall.jpg")
     large.save(folder / "large.png", compress_level=1)
-    (folder / "text.jpg").write_text("this is no picture")
     assert (folder / "large.png").stat().st_size > 10 * 1024**2  # too much for one message
+    (folder / "text.jpg").write_text("this is no picture")
     return folder
 
 
@@ -119,9 +118,19 @@ def test_uploaded_photos_give_cards_and_leave_nothing_in_the_notebook(lab_page, 
     assert Image.open(io.BytesIO(base64.b64decode(sheet))).width > 500
 
 
-def test_a_face_of_a_group_is_chosen_by_a_click(lab_page, photos):
+DROP = """async (target, encoded) => {
+  const blob = await (await fetch("data:image/jpeg;base64," + encoded)).blob()
+  const carried = new DataTransfer()
+  carried.items.add(new File([blob], "dropped.jpg", {type: "image/jpeg"}))
+  target.dispatchEvent(new DragEvent("drop", {dataTransfer: carried, bubbles: true}))
+}"""
+
+
+def test_a_face_of_a_group_that_was_dropped_is_chosen_by_a_click(lab_page, photos):
     page, _ = lab_page
-    choose_files(page, photos / "group.jpg")
+    encoded = base64.b64encode((photos / "group.jpg").read_bytes()).decode()
+    page.locator(".facelab-photo").evaluate(DROP, encoded)
+    wait_for_photo(page, "dropped.jpg")
     wait_for_sentence(page, "Face 1 of 2.")
     page.locator(".overlay .box:not(.current)").click()
     wait_for_sentence(page, "Face 2 of 2.")
@@ -157,23 +166,6 @@ def test_a_file_that_is_no_photo_and_one_too_large_for_a_message(lab_page, photo
     page.wait_for_selector(CARD)
 
 
-def test_photos_can_be_dropped(lab_page, photos):
-    page, _ = lab_page
-    encoded = base64.b64encode((photos / "portrait.jpg").read_bytes()).decode()
-    page.evaluate(
-        """async (encoded) => {
-          const blob = await (await fetch("data:image/jpeg;base64," + encoded)).blob()
-          const carried = new DataTransfer()
-          carried.items.add(new File([blob], "dropped.jpg", {type: "image/jpeg"}))
-          const target = document.querySelector(".facelab-photo")
-          target.dispatchEvent(new DragEvent("drop", {dataTransfer: carried, bubbles: true}))
-        }""",
-        encoded,
-    )
-    wait_for_photo(page, "dropped.jpg")
-    page.wait_for_selector(CARD)
-
-
 def opened(context, address: str):
     """A page, and what it logs."""
     page, said = context.new_page(), []
@@ -189,16 +181,12 @@ def map_page(chromium, tmp_path):
     rng = np.random.default_rng(0)
     points = rng.normal(size=(200, 16)).astype(np.float32)
     points[7] = points[3] + 0.01  # the nearest of face 3
-    faces = [Image.new("RGB", (64, 64), tuple(map(int, c))) for c in rng.integers(0, 256, (200, 3))]
-    path = to_html(
-        tmp_path / "map.html",
-        {name: layout(points, name) for name in ("pca", "tsne")},
-        faces,
-        [f"Star {i:03d}" for i in range(200)],
-        points,
-        details=[f"별 {i}" for i in range(200)],
-        attributes={"hair": ["dark", "light"] * 100},
-    )
+    colours = rng.integers(0, 256, (200, 3)).tolist()
+    faces = [Image.new("RGB", (64, 64), tuple(colour)) for colour in colours]
+    maps = {"pca": layout(points, "pca"), "tsne": rng.random((200, 2))}
+    names, details = ([f"{word}{i:03d}" for i in range(200)] for word in ("Star ", "별 "))
+    about = dict(details=details, attributes={"hair": ["dark", "light"] * 100})
+    path = to_html(tmp_path / "map.html", maps, faces, names, points, **about)
     context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 800})
     asked = []
     context.on("request", lambda request: asked.append(request.url.split(":")[0]))
@@ -218,6 +206,11 @@ def at(page, face: int) -> tuple[float, float]:
 
 
 def test_a_hover_names_a_face_and_a_click_lights_up_its_nearest(map_page):
+    def framed() -> int:
+        """Pixels of the frames around the nearest."""
+        shot = Image.open(io.BytesIO(map_page.locator("#map").screenshot())).convert("RGB")
+        return (np.asarray(shot) == (245, 158, 11)).all(axis=2).sum()
+
     face = 199  # the last that is drawn, so that no other covers it
     map_page.mouse.move(*at(map_page, face))
     map_page.wait_for_selector("#tip:not([hidden])")
@@ -225,25 +218,16 @@ def test_a_hover_names_a_face_and_a_click_lights_up_its_nearest(map_page):
     assert map_page.inner_text("#tip small") == f"별 {face}"
     map_page.mouse.move(5, 5)
     map_page.wait_for_selector("#tip", state="hidden")
-
-    def pixels():
-        shot = Image.open(io.BytesIO(map_page.locator("#map").screenshot()))
-        return np.asarray(shot.convert("RGB")).astype(int)
-
-    plain = pixels()
+    assert framed() == 0
     map_page.mouse.click(*at(map_page, face))
     map_page.wait_for_selector("#panel h3")
     assert map_page.inner_text("#panel .card b >> nth=0") == f"Star {face}"
     map_page.mouse.move(1190, 790)
-    lit = pixels()
-    assert np.abs(lit - plain).mean() > 5
-    assert ((lit == (245, 158, 11)).all(axis=2)).sum() > 100  # frames around the nearest
-    assert ((plain == (245, 158, 11)).all(axis=2)).sum() == 0
+    assert framed() > 100
 
 
 def test_a_search_finds_a_star_and_its_nearest_are_told(map_page):
     map_page.fill("#search", "star 003")
-    assert map_page.locator("#found button").count() == 1
     map_page.press("#search", "Enter")
     names = map_page.locator("#panel .card b").all_inner_texts()
     assert names[:2] == ["Star 003", "Star 007"] and len(names) == 13
@@ -273,15 +257,9 @@ def test_the_map_moves_zooms_and_changes_its_layout_and_colours(map_page):
 
 
 def test_the_page_works_in_a_notebooks_frame_and_opens_with_a_face_chosen(chromium, tmp_path):
-    rng = np.random.default_rng(1)
-    path = to_html(
-        tmp_path / "map.html",
-        rng.random((20, 2)),
-        [Image.new("RGB", (32, 32), (200, 60, 60))] * 20,
-        [f"</script> {i}" for i in range(20)],
-        rng.normal(size=(20, 8)),
-        chosen=5,
-    )
+    points = np.random.default_rng(1).random((20, 2))
+    faces, names = [Image.new("RGB", (32, 32))] * 20, [f"</script> {i}" for i in range(20)]
+    path = to_html(tmp_path / "map.html", points, faces, names, points, chosen=5)
     outside = tmp_path / "notebook.html"
     outside.write_text(f"<!DOCTYPE html>{notebook_view(path).data}", encoding="utf-8")
     page, said = opened(chromium, outside.as_uri())

@@ -99,7 +99,6 @@ def _font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def square(thumbnail, side: int) -> Image.Image:
-    """Return the middle square of a picture, `side` pixels wide."""
     return ImageOps.fit(as_picture(thumbnail), (side, side), Image.Resampling.LANCZOS)
 
 
@@ -147,6 +146,7 @@ def map_figure(
         for corner, thumbnail in zip(corners.round().astype(int).tolist(), thumbnails):
             sheet.paste(square(thumbnail, face), corner)
         show_picture(axis, sheet)
+        axis.spines[:].set(visible=True, color="#d1d5db")
         axis.set_title(LAYOUT_NAMES.get(name, name), fontsize=15, loc="center")
         if embeddings is not None:
             axis.set_xlabel(describe(faithfulness(embeddings, xy, labels)))
@@ -156,5 +156,5 @@ def map_figure(
 
 def describe(faith: dict[str, float]) -> str:
     """Return the numbers of `faithfulness` as one line for people."""
-    numbers = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in faith.items()]
-    return "  ·  ".join(numbers[:-1])  # without k
+    named = [f"{name.replace('_', ' ')} {faith[name]:.2f}" for name in faith if name != "k"]
+    return "  ·  ".join(named)
