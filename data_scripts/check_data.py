@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -29,7 +30,7 @@ from parts.measure import Measures, measure
 from parts.tables import listed
 
 SETS = ("pretrain", "train", "val", "test")
-SMALL, UNEVEN = 64, 1.25
+SMALL = 64
 MAX_LISTED = 20
 
 
@@ -53,14 +54,12 @@ class Report:
     notes: list[str] = field(default_factory=list)
     sets: dict[str, dict] = field(default_factory=dict)
     lists: dict[str, dict] = field(default_factory=dict)
-    samples: dict[str, list[tuple[str, list[Path]]]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
-    rendered: dict[str, bool] = field(default_factory=dict)
 
     @property
     def synthetic(self) -> bool:
         """Return whether nobody in the sets exists, by their tables."""
-        return bool(self.rendered) and all(self.rendered.values())
+        return bool(self.sets) and all(numbers["rendered"] for numbers in self.sets.values())
 
     def problem(self, text: str) -> None:
         if text not in self.problems:
@@ -79,26 +78,19 @@ def run(args) -> dict:
         except UserError as error:
             for line in str(error).splitlines()[1:]:
                 report.problem(line.strip().removeprefix("- "))
-        folders = {}
+        store = None if args.dry_run else job.state / "pieces"
+        earlier = [data.root / ".split" / "pieces"]
+        folders, measures = {}, {}
         for name in SETS:
             try:
                 folders[name] = FaceFolder.scan(data.root / name)
             except UserError:
                 continue  # told by `check`
-        store = None if args.dry_run else job.state / "pieces"
-        measures = {}
-        for name, folder in folders.items():
-            measures[name] = measure(
-                folder, store=store, earlier=[data.root / ".split" / "pieces"], desc=name
-            )
-            _check_images(report, job, name, folder, measures[name])
+            measures[name] = measure(folders[name], store=store, earlier=earlier, desc=name)
+            _check_images(report, job, name, folders[name], measures[name])
         _check_people(report, folders)
-        for path, folder in (
-            (data.val_pairs, folders.get("val")),
-            (data.test_pairs, folders.get("test")),
-            (data.test_blind, folders.get("test")),
-        ):
-            _check_list(report, job, path, folder)
+        for path in (data.val_pairs, data.test_pairs, data.test_blind):
+            _check_list(report, job, path, data.test)
         if args.near_duplicates:
             _check_near_duplicates(report, job, folders, measures)
         report.about = _about(args, job)
@@ -111,15 +103,13 @@ def run(args) -> dict:
             job.count(f"images in {name}", numbers["images"])
         for name, numbers in report.lists.items():
             job.count(f"pairs in {name}", numbers["pairs"])
-        told = job.summary(
-            verdict="the data directory is in order", notes=report.notes or None, card=card
-        )
     if report.problems:
         lines = [f"\n  - {text}" for text in report.problems]
         lines += [f"\nthe card: {card}"] * (not args.dry_run)
         many = f"{len(report.problems)} problem{'s'[: len(report.problems) > 1]}"
         raise UserError(f"the data directory {args.data} has {many}:{''.join(lines)}")
-    return told
+    verdict = "the data directory is in order"
+    return job.summary(verdict=verdict, notes=report.notes or None, card=card)
 
 
 def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Measures) -> None:
@@ -132,49 +122,37 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
         more = f"; and {len(bad) - MAX_LISTED:,} more" if len(bad) > MAX_LISTED else ""
         many = f"{len(bad):,} image{'s'[: len(bad) > 1]}"
         report.problem(f"{name}: {many} cannot be read: {some}{more}")
-    good = m.readable
-    shorter, longer = np.minimum(m.width, m.height)[good], np.maximum(m.width, m.height)[good]
-    counts = folder.counts()
-    sizes, sizes_count = np.unique(shorter, return_counts=True)
+    sides = np.stack([m.width, m.height])[:, m.readable]
+    shorter, counts, about = sides.min(axis=0), folder.counts(), folder.details()
+    people = len(folder.identities)
+    chosen = np.random.default_rng(0).choice(people, min(6, people), replace=False)
+    samples = {k: [i for i in folder.indices_of(k) if m.readable[i]][:5] for k in sorted(chosen)}
     report.sets[name] = dict(
-        identities=len(folder.identities),
+        identities=people,
         images=len(folder),
         megabytes=round(float(m.bytes.sum()) / 1e6, 1),
         images_per_identity=counts,
         shorter_side=shorter,
-        most_common_side=int(sizes[sizes_count.argmax()]) if len(sizes) else 0,
+        rendered=all(about.get(who, {}).get("synthetic") == "1" for who in folder.identities),
+        faces=[
+            (listed(folder.identities[k]), [folder.path(i) for i in some])
+            for k, some in samples.items()
+        ],
     )
-    small, uneven = int((shorter < SMALL).sum()), int((longer > UNEVEN * shorter).sum())
-    if small:
-        report.notes.append(f"{name}: {small:,} images are smaller than {SMALL} pixels")
-    if uneven:
-        report.notes.append(f"{name}: {uneven:,} images are far from square; faces may be cut off")
-    if (single := int((counts == 1).sum())) and name != "pretrain":
-        report.notes.append(f"{name}: {single:,} identities have one image and no target pair")
-    if other := _other_files(folder.root):
-        report.notes.append(f"{name}: {other:,} files are no images and are passed over")
-    about = folder.details()
-    report.rendered[name] = all(
-        about.get(person, {}).get("synthetic") == "1" for person in folder.identities
+    other = sum(
+        not file.startswith(".") and not file.lower().endswith(IMAGE_EXTENSIONS)
+        for place, _, files in os.walk(folder.root)
+        for file in files
+        if Path(place) != folder.root
     )
-    rng = np.random.default_rng(0)
-    chosen = rng.choice(len(folder.identities), min(6, len(folder.identities)), replace=False)
-    report.samples[name] = [
-        (
-            listed(folder.identities[k]),
-            [folder.path(i) for i in folder.indices_of(k) if m.readable[i]][:5],
-        )
-        for k in sorted(chosen)
-    ]
-
-
-def _other_files(root: Path) -> int:
-    return sum(
-        not name.startswith(".") and not name.lower().endswith(IMAGE_EXTENSIONS)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if Path(folder) != root
-    )
+    single = 0 if name == "pretrain" else (counts == 1).sum()
+    for many, what in (
+        ((shorter < SMALL).sum(), f"images are smaller than {SMALL} pixels"),
+        ((sides.max(axis=0) > 1.25 * shorter).sum(), "images are far from square"),
+        (single, "identities have one image and no target pair"),
+        (other, "files are no images and are passed over"),
+    ):
+        report.notes.extend([f"{name}: {many:,} {what}"] * bool(many))
 
 
 def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
@@ -193,7 +171,7 @@ def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
             (report.notes.append if b == "train" else report.problem)(text)
 
 
-def _check_list(report: Report, job: Job, path: Path, folder: FaceFolder | None) -> None:
+def _check_list(report: Report, job: Job, path: Path, test: Path) -> None:
     """Note numbers of a list, labels that contradict the folders, unreadable blind images."""
     try:
         pairs = PairList.read(path)
@@ -205,21 +183,17 @@ def _check_list(report: Report, job: Job, path: Path, folder: FaceFolder | None)
         wrong = np.flatnonzero((left == right) != (pairs.labels == 1))
         if len(wrong):
             one = ",".join(map(listed, pairs.name_pair(int(wrong[0]))))
-            report.problem(
-                f"{path.name}: {len(wrong):,} labels contradict the identities (the first: "
-                f"{int(pairs.labels[wrong[0]])},{one})"
-            )
+            what = f"{len(wrong):,} labels contradict the identities"
+            report.problem(f"{path.name}: {what} (the first: {pairs.labels[wrong[0]]},{one})")
         numbers["targets"] = int((pairs.labels == 1).sum())
         part = numbers["targets"] / len(pairs)
         if not 0.4 <= part <= 0.6:
             report.notes.append(f"{path.name}: {part:.0%} of the pairs are target pairs")
     report.lists[path.name] = numbers
-    if folder is None:
-        return
     for file in pairs.files:
-        if "/" not in file and (folder.root / file).is_file():  # those of identities were read
+        if "/" not in file and (test / file).is_file():  # those of identities were read
             try:
-                decode_image(folder.root / file)
+                decode_image(test / file)
             except (UserError, OSError) as error:
                 job.leave_out(f"test/{listed(file)}", f"unreadable: {error}")
                 report.problem(f"{path.name}: {error}")
@@ -231,21 +205,18 @@ def _check_near_duplicates(report: Report, job: Job, folders: dict, measures: di
         return
     m = Measures.joined([measures[name] for name in names])
     owner = np.repeat(np.arange(len(names)), [len(folders[name]) for name in names])
-    first = np.cumsum([0, *(len(folders[name]) for name in names)])
-    i, j = m.near_duplicates(near_duplicates.RADIUS, near_duplicates.ALIKE, apart=owner)
-    for a, b in sorted(set(zip(owner[i].tolist(), owner[j].tolist()))):
-        these = (owner[i] == a) & (owner[j] == b)
-        pairs = [
-            tuple(f"{names[owner[k]]}/{listed(folders[names[owner[k]]].name(k - first[owner[k]]))}"
-                  for k in pair)
-            for pair in zip(i[these], j[these])
-        ]  # fmt: skip
-        for left, right in pairs:
-            job.leave_out(left, f"near-duplicate in another set: {right}")
-        text = (
-            f"{len(pairs):,} photos of {names[a]} are in {names[b]}, too (the first: "
-            f"{pairs[0][0]} and {pairs[0][1]})"
-        )
+    files = [
+        f"{name}/{listed(folder.name(k))}"
+        for name, folder in folders.items()
+        for k in range(len(folder))
+    ]
+    found: dict[tuple[int, int], list[tuple[str, str]]] = defaultdict(list)
+    for i, j in zip(*m.near_duplicates(near_duplicates.RADIUS, near_duplicates.ALIKE, apart=owner)):
+        found[owner[i], owner[j]].append((files[i], files[j]))
+        job.leave_out(files[i], f"near-duplicate in another set: {files[j]}")
+    for (a, b), pairs in sorted(found.items()):
+        text = f"{len(pairs):,} photos of {names[a]} are in {names[b]}, too"
+        text += f" (the first: {pairs[0][0]} and {pairs[0][1]})"
         (report.problem if names[b] in ("val", "test") else report.notes.append)(text)
 
 
@@ -256,8 +227,7 @@ def _about(args, job: Job) -> dict[str, str]:
         about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError):
         raise UserError(f"cannot read {path}: delete it and tell the card again") from None
-    told = {name: getattr(args, name) for name in FIELDS}
-    about |= {name: text for name, text in told.items() if text is not None}
+    about |= {name: text for name in FIELDS if (text := getattr(args, name)) is not None}
     if not args.dry_run:
         write_json(path, about)
     return about

@@ -17,6 +17,7 @@ filed under the wrong person.
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ import numpy as np
 from labkit.cli import positive
 from labkit.data import FaceFolder
 from labkit.utils import UserError, write_csv
-from parts import label_errors, near_duplicates
+from parts import label_errors
 from parts.clean_list import LIST_FILE, Finding, read_list, write_list
 from parts.job import Job, check_apart, main, parser
 from parts.measure import Measures, measure
+from parts.near_duplicates import ALIKE, RADIUS, groups
 from parts.review_page import write_page
 from parts.tables import listed, spreadsheet_cell
 
@@ -44,10 +46,8 @@ def arguments():
     add("--min-size", type=positive, default=64, metavar="PX", help="shorter side (default 64)")
     add("--min-sharpness", type=float, default=0.004, metavar="X",
         help="images below are blurred (default 0.004: 2 pixels at 128; 0: none)")  # fmt: skip
-    add("--radius", type=int, default=near_duplicates.RADIUS, metavar="BITS",
-        help="bits of 64 in which hashes of near-duplicates may differ (default 6)")  # fmt: skip
-    add("--alike", type=float, default=near_duplicates.ALIKE, metavar="X",
-        help="least correlation of near-duplicates' details (default 0.85)")  # fmt: skip
+    add("--radius", type=int, default=RADIUS, help="bits in which hashes of copies may differ (6)")
+    add("--alike", type=float, default=ALIKE, help="least correlation of copies' details (0.85)")
     add("--shown", type=positive, default=1000, metavar="N", help="pictures per reason on the page")
     return flags
 
@@ -62,15 +62,14 @@ def run(args) -> dict:
         from labkit.embed import Embedder
 
         embedder = Embedder(args.weights, device=args.device)
+    review = args.out / "review.html"
     with Job("clean", args.out, dry_run=args.dry_run, log=args.log) as job:
         store = None if args.dry_run else job.state / "pieces"
         measures = measure(folder, store=store)
-        verdicts = None
+        verdicts, readable = None, measures.readable
         if embedder:
-            embeddings = label_errors.embed(folder, measures.readable, embedder, store=store)
-            verdicts = label_errors.judge(
-                embeddings, folder.labels, folder.starts, measures.readable
-            )
+            embeddings = label_errors.embed(folder, readable, embedder, store=store)
+            verdicts = label_errors.judge(embeddings, folder.labels, folder.starts, readable)
         found = Findings(folder, measures, verdicts)
         found.quality(args.min_size, args.min_sharpness)
         found.misfiled("wrong face")
@@ -82,15 +81,10 @@ def run(args) -> dict:
         rows = [replace(row, keep=answers.get(listed(row.file), row).keep) for row in rows]
         if not args.dry_run:
             write_lists(args.out / LIST_FILE, job.state, rows, answers)
-            write_csv(
-                args.out / SAME_PEOPLE,
-                [
-                    ("identity", "same_as", "why"),
-                    *([spreadsheet_cell(listed(cell)) for cell in row] for row in found.same),
-                ],
-            )
+            same = [[spreadsheet_cell(listed(cell)) for cell in row] for row in found.same]
+            write_csv(args.out / SAME_PEOPLE, [("identity", "same_as", "why"), *same])
             write_page(
-                args.out / "review.html", folder, measures, rows, found.groups, found.same,
+                review, folder, measures, rows, found.groups, found.same,
                 about=args.faces.resolve().name, most=args.shown, verdicts=verdicts,
             )  # fmt: skip
         job.count("images", len(folder))
@@ -105,7 +99,7 @@ def run(args) -> dict:
             nearest_to_their_own_identity=verdicts
             and f"{verdicts.nearest_own:.0%} of the images, by these weights",
             list=str(args.out / LIST_FILE),
-            page=str(args.out / "review.html"),
+            page=str(review),
             next=f"look at the page, then split.py {args.faces} --clean {args.out} --out DATA",
         )
 
@@ -132,24 +126,25 @@ class Findings:
 
     def quality(self, min_size: int, min_sharpness: float) -> None:
         """Find unreadable, too small, flat and blurred images."""
-        m = self.measures
-        for i in np.flatnonzero(~m.readable):
-            self.add(i, False, "unreadable", m.problem[i])
-        for i in np.flatnonzero(m.readable & (np.minimum(m.width, m.height) < min_size)):
-            self.add(i, False, "too small", f"{m.width[i]}x{m.height[i]} pixels")
-        for i in np.flatnonzero(m.readable & ~m.telling):
-            self.add(i, False, "flat", "one flat colour")
-        for i in np.flatnonzero(m.readable & (m.sharpness < min_sharpness)):
-            self.add(i, False, "blurred", f"sharpness {m.sharpness[i]:.4f}")
+        m, telling = self.measures, self.measures.telling
+        for i in range(len(m)):
+            if not m.width[i]:
+                self.add(i, False, "unreadable", m.problem[i])
+            elif min(m.width[i], m.height[i]) < min_size:
+                self.add(i, False, "too small", f"{m.width[i]}x{m.height[i]} pixels")
+            elif not telling[i]:
+                self.add(i, False, "flat", "one flat colour")
+            elif m.sharpness[i] < min_sharpness:
+                self.add(i, False, "blurred", f"sharpness {m.sharpness[i]:.4f}")
 
     def near_duplicates(self, radius: int, alike: float) -> None:
         """Find groups of copies; the best of each stays, unless it is in several identities: then
         one of them is wrong, and only embeddings can tell which."""
         i, j = self.measures.near_duplicates(radius, alike)
-        group = near_duplicates.groups(len(self.folder), i, j)
+        group = groups(len(self.folder), i, j)
         by_group: dict[int, list[int]] = defaultdict(list)
-        for member in np.flatnonzero(np.bincount(group)[group] > 1):
-            by_group[int(group[member])].append(int(member))
+        for member in np.flatnonzero(np.bincount(group)[group] > 1).tolist():
+            by_group[group[member]].append(member)
         shared: Counter = Counter()
         for images in by_group.values():
             self._one_group(images, shared)
@@ -160,44 +155,35 @@ class Findings:
                 self.same.append((*names, f"{photos} photos in both"))
 
     def _one_group(self, images: list[int], shared: Counter) -> None:
-        labels = sorted({int(self.folder.labels[i]) for i in images})
-        for k, a in enumerate(labels):
-            shared.update((a, b) for b in labels[k + 1 :])
+        label, names, m = self.folder.labels.item, self.folder.identities, self.measures
+        shared.update(combinations(sorted({label(i) for i in images}), 2))
         # What is bad for another reason goes in any case; it is no copy to keep.
         images = [i for i in images if i not in self.found]
         if len(images) < 2:
             return
-        best_first = sorted(images, key=self._worth, reverse=True)
-        labels = sorted({int(self.folder.labels[i]) for i in images})
+        images.sort(
+            key=lambda i: (m.width[i] * m.height[i], m.sharpness[i], m.bytes[i], -i), reverse=True
+        )
+        self.groups.append(images)
+        labels = sorted({label(i) for i in images})
         if len(labels) == 1:
-            best = best_first[0]
-            self.groups.append(best_first)
-            self.add(best, True, "near-duplicate", "the best of its copies")
-            for i in best_first[1:]:
-                self.add(i, False, "near-duplicate", f"a copy of {listed(self.folder.name(best))}")
+            self.add(images[0], True, "near-duplicate", "the best of its copies")
+            for i in images[1:]:
+                copy_of = f"a copy of {listed(self.folder.name(images[0]))}"
+                self.add(i, False, "near-duplicate", copy_of)
             return
         owner = self._owner(images)
-        if owner is not None:
-            best_first.sort(key=lambda i: self.folder.labels[i] != owner)
-        self.groups.append(best_first)
-        among = " and ".join(self._identity(k) for k in labels)
-        for place, i in enumerate(best_first):
-            keep = owner is not None and place == 0
-            why = f"; nearest to the other photos of {self._identity(owner)}" if keep else ""
+        images.sort(key=lambda i: label(i) != owner)
+        among = " and ".join(listed(names[k]) for k in labels)
+        for i in images:
+            keep = owner is not None and i == images[0]
+            why = f"; nearest to the other photos of {listed(names[owner])}" if keep else ""
             self.add(i, keep, "in two identities", f"in {among}{why}")
-
-    def _worth(self, i: int) -> tuple:
-        """Return what ranks copies: larger, sharper, more bytes; then by name."""
-        m = self.measures
-        area = int(m.width[i]) * int(m.height[i])
-        return area, float(m.sharpness[i]), int(m.bytes[i]), -i
 
     def _owner(self, images: list[int]) -> int | None:
         """Return the identity that the copies belong to, when embeddings tell clearly."""
-        if self.verdicts is None:
-            return None
         best: dict[int, float] = {}
-        for i in images:
+        for i in images if self.verdicts else ():
             own = float(self.verdicts.own[i])
             if not self.verdicts.wrong[i] and np.isfinite(own):
                 label = int(self.folder.labels[i])
@@ -211,23 +197,16 @@ class Findings:
         """Find faces that embeddings put far from their own person: "wrong face" or "odd face"."""
         if self.verdicts is None:
             return
-        wrong = reason == "wrong face"
+        names, wrong = self.folder.identities, reason == "wrong face"
         for i in np.flatnonzero(self.verdicts.wrong if wrong else self.verdicts.odd):
-            detail = label_errors.describe(self.verdicts, i, self.folder.identities)
+            detail = label_errors.describe(self.verdicts, i, names)
             self.add(i, not wrong, reason, listed(detail))
         for a, b, cosine in self.verdicts.same if wrong else ():
-            names = self.folder.identities[a], self.folder.identities[b]
-            self.same.append((*names, f"cosine {cosine:.2f}"))
-
-    def _identity(self, label: int) -> str:
-        return listed(self.folder.identities[label])
+            self.same.append((names[a], names[b], f"cosine {cosine:.2f}"))
 
 
 def corrections(list_file: Path, state: Path) -> dict[str, Finding]:
-    """Return what a person has changed in the list, by file.
-
-    Told from the copy of what the last run wrote; earlier corrections are remembered.
-    """
+    """Return what a person has changed, now or earlier, in the list that the last run wrote."""
     remembered, written = state / "answers.csv", state / "written.csv"
     answers = read_list(remembered) if remembered.exists() else {}
     if written.exists() and list_file.exists():

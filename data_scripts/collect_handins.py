@@ -17,11 +17,11 @@ bounds and never unpacked: what is unsafe, broken, encrypted or too large is ref
 the rest goes on. Run the same command again to go on, or to take in late submissions.
 """
 
-import argparse
 import json
+import re
 import sys
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -41,8 +41,7 @@ from parts.sources import RAW_EXTENSIONS
 from parts.tables import listed
 from parts.zips import Entry, Limits, Refused, Zips
 
-DONE_FILE = "submissions.json"
-"""In the job's hidden folder: archive → what was taken from it, and what tells a change of it."""
+DONE_FILE = "submissions.json"  # archive → what was taken from it, and what tells a change of it
 CHANGED = "changed since it was collected: collect into a new folder to take it in"
 LISTS = accept_list.ENDINGS + accept_list.OLD_ENDINGS
 
@@ -60,10 +59,7 @@ def work(data: bytes, name: str, target: Path, quality: int) -> str:
 
 
 def collect(path: Path, tag: str, limits: Limits, quality: int, job: Job, workers: Workers) -> dict:
-    """Take in one submission; return its number of rows and its images of each identity.
-
-    Raises `Refused` when nothing can be taken from it.
-    """
+    """Return what was taken from a submission: rows, images of each identity; or `Refused`."""
     taken: Counter = Counter()
     with Zips(path, limits) as archive:
         for name, why in archive.refused:
@@ -87,18 +83,18 @@ def collect(path: Path, tag: str, limits: Limits, quality: int, job: Job, worker
 
 def read_lists(archive: Zips, job: Job) -> AcceptList:
     """Return what the spreadsheets say; `Refused` when there is none to go by."""
-    found, usable, problems = AcceptList(), 0, []
-    for number, entry in enumerate(entry for entry in archive.entries if entry.ends_with(*LISTS)):
+    found, problems = AcceptList(), []
+    lists = [entry for entry in archive.entries if entry.ends_with(*LISTS)]
+    for number, entry in enumerate(lists):
         try:
             if entry.ends_with(*accept_list.OLD_ENDINGS):
                 raise NoList("a kind of spreadsheet that is not read; save it as .xlsx or .csv")
             if number >= accept_list.MAX_LISTS:
                 raise NoList(f"more than {accept_list.MAX_LISTS} spreadsheets")
             found.add(archive.read(entry), entry.name)
-            usable += 1
         except (NoList, Refused) as error:
             problems.append((entry.name, str(error)))
-    if not usable:
+    if len(problems) == len(lists):
         why = "; ".join(f"{name}: {problem}" for name, problem in problems[:3])
         raise Refused(f"no spreadsheet with the columns File and Accept{why and f': {why}'}")
     for name, why in problems + found.problems:
@@ -127,10 +123,9 @@ def accepted_images(
     chosen, names = [], set()
     for number, entry in enumerate(images):
         try:
-            if number not in accepted:
-                raise Refused("not in the spreadsheet")
-            if not accepted[number]:
-                raise Refused("not accepted in the spreadsheet")
+            if not accepted.get(number):
+                how = "accepted " * (number in accepted)
+                raise Refused(f"not {how}in the spreadsheet")
             chosen.append((entry, job.out / f"{output_name(entry, names)}-{tag}.jpg"))
         except Refused as error:
             job.leave_out(entry.name, str(error))
@@ -163,20 +158,8 @@ def read_images(archive: Zips, chosen: list[tuple[Entry, Path]], job: Job, quali
             yield (entry.name, target.parent.name), (data, entry.name, target, quality)
 
 
-def _changed(path: Path, before: dict) -> bool:
-    found = path.stat()
-    if found.st_size != before["bytes"]:
-        return True
-    return found.st_mtime_ns != before["changed"] and sha256(path) != before["sha256"]
-
-
 def collect_all(
-    paths: list[Path],
-    done: dict[str, dict],
-    limits: Limits,
-    quality: int,
-    job: Job,
-    workers: Workers,
+    paths: list[Path], done: dict[str, dict], limits: Limits, quality: int, job: Job, workers
 ) -> Iterator[dict]:
     """Take in the submissions that are not in `done`, add them to it, and yield each."""
     students: set[str] = set()
@@ -185,13 +168,14 @@ def collect_all(
             student = plain(repaired(path.name).rpartition(".")[0])
             if not claim(students, student):
                 raise Refused("another submission has the same name")
+            about = {"bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
             if path.name in done:
-                if _changed(path, done[path.name]):
+                before = done[path.name]
+                if not about.items() <= before.items() and sha256(path) != before["sha256"]:
                     raise Refused(CHANGED)
                 continue
             tag = blake2b(student.encode(), digest_size=4).hexdigest()
-            entry = {"student": student, "tag": tag, "sha256": sha256(path)}
-            entry |= {"bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
+            entry = {"student": student, "tag": tag, "sha256": sha256(path), **about}
             entry |= collect(path, tag, limits, quality, job, workers)
         except Refused as error:
             job.leave_out(path.name, str(error))
@@ -204,25 +188,24 @@ def collect_all(
 
 def students_table(done: dict[str, dict]) -> list[tuple]:
     """Return the rows of students.csv, its header first."""
-    owners: dict[str, list[str]] = {}
+    rows: list[tuple] = [("student", "tag", "identity", "images", "archive", "also_from")]
+    owners: dict[str, set[str]] = defaultdict(set)
     for entry in done.values():
         for identity in entry["identities"]:
-            owners.setdefault(identity, []).append(entry["student"])
-    rows: list[tuple] = [("student", "tag", "identity", "images", "archive", "also_from")]
+            owners[identity].add(entry["student"])
     for archive, entry in sorted(done.items()):
+        student, tag = entry["student"], entry["tag"]
         for identity, images in entry["identities"].items():
-            others = sorted(set(owners[identity]) - {entry["student"]})
-            row = (entry["student"], entry["tag"], identity, images, repaired(archive))
-            rows.append((*row, ";".join(others)))
+            others = ";".join(sorted(owners[identity] - {student}))
+            rows.append((student, tag, identity, images, repaired(archive), others))
     return rows
 
 
 def alike(identities: list[str]) -> list[list[str]]:
     """Return identities whose names differ in case, spaces, `_`, `-` or width alone."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = defaultdict(list)
     for name in identities:
-        key = unicodedata.normalize("NFKC", name).casefold()
-        groups.setdefault("".join(c for c in key if c not in " _-"), []).append(name)
+        groups[re.sub("[ _-]", "", unicodedata.normalize("NFKC", name).casefold())].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -241,12 +224,8 @@ def submissions(folder: Path) -> tuple[list[Path], list[Path]]:
 def run(args) -> dict:
     paths, others = submissions(args.handins)
     check_apart(args.handins, args.out)
-    limits = Limits(
-        members=args.max_members,
-        member_bytes=args.max_image_mb * 1_000_000,
-        total_bytes=args.max_mb * 1_000_000,
-        ratio=args.max_ratio,
-    )
+    sizes = args.max_image_mb * 1_000_000, args.max_mb * 1_000_000
+    limits = Limits(args.max_members, *sizes, args.max_ratio)
     settings = {"handins": str(args.handins), "quality": args.quality}
     done_file = args.out / ".collect_handins" / DONE_FILE
     done = json.loads(done_file.read_text(encoding="utf-8")) if done_file.exists() else {}
@@ -278,24 +257,17 @@ def run(args) -> dict:
         )
 
 
-def arguments() -> argparse.ArgumentParser:
+def arguments():
     flags = parser(__doc__)
     add = flags.add_argument
     add("handins", type=Path, help="folder with one zip file for each student")
     add("--out", required=True, type=Path, metavar="DIR", help="face folder to write")
     add("--quality", type=int, choices=range(50, 101), default=95, metavar="Q", help="JPEG (95)")
     add("--workers", type=positive, default=cpu_count(), metavar="N", help="processes (all cores)")
-    bound = Limits()
-    megabytes = {"type": positive, "metavar": "MB"}
-    add(
-        "--max-mb",
-        default=bound.total_bytes // 1_000_000,
-        help="of a submission (4000)",
-        **megabytes,
-    )
-    add("--max-image-mb", default=bound.member_bytes // 1_000_000, help="(100)", **megabytes)
-    add("--max-members", type=positive, default=bound.members, metavar="N", help="(100000)")
-    add("--max-ratio", type=positive, default=bound.ratio, metavar="R", help="size/packed (200)")
+    add("--max-mb", type=positive, default=4000, metavar="MB", help="of a submission (4000)")
+    add("--max-image-mb", type=positive, default=100, metavar="MB", help="of an image (100)")
+    add("--max-members", type=positive, default=100_000, metavar="N", help="(100000)")
+    add("--max-ratio", type=positive, default=200, metavar="R", help="size/packed (200)")
     return flags
 
 

@@ -35,31 +35,24 @@ NO_FACE, SEVERAL, UNREADABLE = "no face", "several faces", "not a readable image
 
 
 def crop_photo(content: str | bytes, name: str, find, size: int) -> Image.Image | str:
-    """Crop the face of a photo to `size` pixels, or say why there is none to crop.
-
-    content: path or bytes of the photo. name: what to call it. find: a `detectors.Detector`.
-    """
+    """Crop the face that `find` finds in a photo (path or bytes), or say why there is none."""
     try:
-        photo = read_photo(_read(content) if isinstance(content, str) else content, name=name)
+        if isinstance(content, str):
+            with open(content, "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UserError(f"above {MAX_BYTES / 1e6:,.0f} MB")
+        photo = read_photo(content, name=name)
         faces = find(photo)
         if len(faces) == 1:
             return crop_face(photo, faces[0].box, size)
         return f"{SEVERAL}: {len(faces)}" if faces else NO_FACE
     except UserError as error:
         return f"{UNREADABLE}: {str(error).removeprefix(name).strip()}"
+    except OSError as error:
+        return f"{UNREADABLE}: {reason(error)}"
     except Exception as error:  # of a detector, whose kinds of error are its own
         return f"the detector failed: {type(error).__name__}: {error}"
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(reason(error)) from None
-    if len(data) > MAX_BYTES:
-        raise UserError(f"above {MAX_BYTES / 1e6:,.0f} MB")
-    return data
 
 
 def work(raw: Raw, detector_name: str, size: int, quality: int) -> str:
@@ -76,20 +69,16 @@ def crop(args, job: Job, sources: list) -> int:
     taken: set[str] = set()
     shard, shards = args.shard
 
-    def is_mine(name: str) -> bool:
-        return crc32(name.encode("utf-8", "replace")) % shards == shard - 1
-
     def wanted(raw: Raw) -> bool:
         """Give the image its target; note what is done or cannot be."""
-        nonlocal seen
-        seen += 1
         bar.update()
         problem = raw.problem
         try:
             *folders, file = [plain(part) for part in raw.parts] or [raw.name]
         except ValueError as error:
             problem = f"unsafe name: {error}"
-        if not is_mine(raw.name if problem else folders[0]):
+        name = raw.name if problem else folders[0]
+        if crc32(name.encode("utf-8", "replace")) % shards != shard - 1:
             return False
         if not job.dry_run:
             job.count("images seen")
@@ -113,13 +102,12 @@ def crop(args, job: Job, sources: list) -> int:
         for source in sources:
             for raw in source.images(wanted):
                 if isinstance(source, Archive):
-                    bar.total = round(seen / source.fraction())
+                    bar.total = round(bar.n / source.fraction())
                 yield raw.name, (raw, args.detector, args.size, args.quality)
 
     archives = any(isinstance(source, Archive) for source in sources)
     total = None if archives else sum(source.total() for source in sources)
     bar = job.progress(total=total, unit="images")
-    seen = 0
     looked_at = 0
     if job.dry_run:
         looked_at = sum(1 for _ in tasks())
@@ -144,32 +132,23 @@ def run(args) -> dict:
         if path.is_dir():
             check_apart(path, args.out)
     i, n = args.shard
-    settings = {
-        "source": [str(path) for path in args.source],
-        "detector": args.detector,
-        "size": args.size,
-        "quality": args.quality,
-        "shards": n,
-    }
+    settings = {name: getattr(args, name) for name in ("detector", "size", "quality")}
+    settings |= {"source": [str(path) for path in args.source], "shards": n}
     detector(args.detector)  # one line now, rather than one for each process
-    with Job(
-        "crop_raw",
-        args.out,
-        settings,
-        dry_run=args.dry_run,
-        log=args.log,
-        part=f"{i}-of-{n}" if n > 1 else None,
-        keep=lambda file: file not in settings["source"],  # a damaged archive is read again
-    ) as job:
+    more = {
+        "part": f"{i}-of-{n}" if n > 1 else None,
+        "keep": lambda file: file not in settings["source"],  # a damaged archive is read again
+    }
+    with Job("crop_raw", args.out, settings, dry_run=args.dry_run, log=args.log, **more) as job:
         started = time.monotonic()
         looked_at = crop(args, job, sources)
         rate = looked_at / (time.monotonic() - started)
-        more = {}
+        speed = {}
         if looked_at and not args.dry_run:
-            more["workers"] = args.workers
-            more["images_per_second"] = round(rate, 2)
-            more["images_per_second_per_core"] = round(rate / args.workers, 2)
-        return job.summary(detector=args.detector, **more)
+            speed["workers"] = args.workers
+            speed["images_per_second"] = round(rate, 2)
+            speed["images_per_second_per_core"] = round(rate / args.workers, 2)
+        return job.summary(detector=args.detector, **speed)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -182,7 +161,7 @@ def _shard(text: str) -> tuple[int, int]:
     return i, n
 
 
-def arguments() -> argparse.ArgumentParser:
+def arguments():
     flags = parser(__doc__)
     add = flags.add_argument
     add("source", nargs="+", type=Path, help="a folder IDENTITY/…/image, or a tar archive")

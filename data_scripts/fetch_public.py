@@ -16,7 +16,6 @@ Both come from the internet. Without one, copy the folder that scikit-learn keep
 (--data-home) from a machine that has it. Mind the sets' terms of use: they are for research.
 """
 
-import argparse
 import csv
 import http.client
 import sys
@@ -36,9 +35,7 @@ from labkit.data.images import jpeg_bytes
 from labkit.utils import UserError, reason, write_bytes, write_csv
 from parts.job import Job, main, parser
 
-LFW_BOX = 1 / 2.2
-"""Side of the detected face over that of the photo: LFW's README tells that the box which its
-detector found was widened by 2.2 on the way to the photo."""
+LFW_BOX = 1 / 2.2  # of the photo's side; LFW's README: the detector's box was widened by 2.2
 LFW_LISTS = {
     "test_pairs.csv": "pairs.txt",
     "dev_train_pairs.csv": "pairsDevTrain.txt",
@@ -57,11 +54,10 @@ def fetch(what: str, load: Callable, data_home: Path | None, **settings) -> obje
         if cannot_keep and not isinstance(error, urllib.error.URLError):
             raise UserError(f"cannot keep {what} in {_home(data_home)}: {reason(error)}") from None
         why = getattr(error, "reason", None) or error
-        why = getattr(why, "strerror", None) or why
+        why = " ".join(str(getattr(why, "strerror", None) or why).split()).lower()
     raise UserError(
-        f"cannot download {what}: {' '.join(str(why).split()).lower()}; run this where there is a "
-        f"network, or copy the folder {_home(data_home)} from a machine that has the set, and name "
-        "it with --data-home"
+        f"cannot download {what}: {why}; run this where there is a network, or copy the folder "
+        f"{_home(data_home)} from a machine that has the set, and name it with --data-home"
     )
 
 
@@ -99,46 +95,32 @@ def lfw(args, job: Job) -> dict:
     if job.dry_run:
         job.count("images to write", len(photos))
         return {}
-    counts = {}
-    for ours, theirs in LFW_LISTS.items():
-        counts[ours] = write_pairs(home / theirs, job.out / ours, job)
-    return {"pairs": counts}
+    lists = LFW_LISTS.items()
+    return {"pairs": {ours: write_pairs(home / its, job.out / ours, job) for ours, its in lists}}
 
 
 def crop(photo: Image.Image, size: int) -> bytes:
     """Return the face in the middle of an LFW photo as the training sets are cropped, as JPEG."""
-    half = LFW_BOX / 2
-    box = tuple(
-        side * edge for edge, side in zip((0.5 - half,) * 2 + (0.5 + half,) * 2, photo.size * 2)
-    )
-    return jpeg_bytes(crop_face(photo, box, size), 95)
+    edges = [side * (0.5 + part) for part in (-LFW_BOX / 2, LFW_BOX / 2) for side in photo.size]
+    return jpeg_bytes(crop_face(photo, tuple(edges), size), 95)
 
 
 def lfw_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield the pairs of one of LFW's lists: `name 1 2` (target) or `name 1 other 2` (imposter).
-
-    The first line counts folds and pairs of a kind in each. UserError that names file and line.
-    """
+    """Yield the pairs of one of LFW's lists: `name 1 2` (target) or `name 1 other 2` (imposter)."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"cannot read LFW's list {path}: {reason(error)}") from None
     for number, row in enumerate(csv.reader(lines, delimiter="\t"), 1):
-        if number == 1 or not row:
+        if number == 1 or not row:  # the first line counts the pairs
             continue
         try:
-            if len(row) == 3:
-                name, a, b = row
-                yield 1, _photo(name, a), _photo(name, b)
-            else:
-                name, a, other, b = row
-                yield 0, _photo(name, a), _photo(other, b)
+            name, a, *other, b = row
+            (other,) = other or [name]
+            first, second = (f"{who}/{who}_{int(n):04d}.jpg" for who, n in ((name, a), (other, b)))
         except ValueError:
             raise UserError(f"{path}, line {number}: expected a pair, found {row}") from None
-
-
-def _photo(name: str, number: str) -> str:
-    return f"{name}/{name}_{int(number):04d}.jpg"
+        yield int(len(row) == 3), first, second
 
 
 def write_pairs(theirs: Path, ours: Path, job: Job) -> int:
@@ -153,8 +135,8 @@ def write_pairs(theirs: Path, ours: Path, job: Job) -> int:
             continue
         seen.add(frozenset((a, b)))
         pairs.append((label, a, b))
-    there = {path.parent.name + "/" + path.name for path in (job.out / "test").glob("*/*.jpg")}
-    missing = sorted({f for _, *two in pairs for f in two} - there)
+    files = {file for _, *two in pairs for file in two}
+    missing = sorted(file for file in files if not (job.out / "test" / file).exists())
     if missing:
         raise UserError(
             f"{theirs.name} names {len(missing)} photos that are not there, such as {missing[0]}: "
@@ -189,11 +171,10 @@ def olivetti(args, job: Job) -> dict:
 def run(args) -> dict:
     settings = {"set": args.set, "size": args.size, "whole": args.whole, "seed": args.seed}
     with Job("fetch_public", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
-        more = {"lfw": lfw, "olivetti": olivetti}[args.set](args, job)
-        return job.summary(**more)
+        return job.summary(**(lfw if args.set == "lfw" else olivetti)(args, job))
 
 
-def arguments() -> argparse.ArgumentParser:
+def arguments():
     flags = parser(__doc__)
     add = flags.add_argument
     add("set", choices=("lfw", "olivetti"))

@@ -26,14 +26,14 @@ from labkit.utils import UserError, folder_lock, write_text
 from parts.job import main, parser
 from parts.ranking import display_names, rank, write_leaderboard
 from parts.submissions import Key, check_submission, find_submissions
+from parts.tables import listed
 
 
 def arguments():
     flags = parser(__doc__)
     add = flags.add_argument
     add("key", type=Path, metavar="KEY", help="labelled list, in the blind list's names")
-    add("submissions", type=Path, nargs="+", metavar="SUBMISSION",
-        help="score file, or a folder of them")  # fmt: skip
+    add("submissions", type=Path, nargs="+", metavar="SUBMISSION", help="score file, or a folder")
     add("--out", type=Path, metavar="DIR", help="where the leaderboard goes")
     add("--identities", type=Path, metavar="FILE", help="CSV: anonymous name, original name")
     add("--check", action="store_true", help="check the submissions, write nothing")
@@ -52,8 +52,7 @@ def run(args) -> dict:
     paths = find_submissions(args.submissions)
     key = Key.of_blind(args.key) if args.check else Key.read(args.key, args.identities)
     checked = [check_submission(path, key) for path in paths]
-    good = [submission for submission in checked if not submission.problems]
-    bad = [submission for submission in checked if submission.problems]
+    good, bad = ([s for s in checked if bool(s.problems) == kind] for kind in (False, True))
     if args.check:
         for name in display_names([submission.path.name for submission in good]):
             print(f"in order: {name}, {len(key.pairs):,} pairs")
@@ -71,16 +70,14 @@ def run(args) -> dict:
         )
     if not args.dry_run:
         with folder_lock(args.out):
-            write_leaderboard(args.out, places, bad, key, title=args.title, **options)
+            write_leaderboard(args.out, places, bad, key, title=listed(args.title), **options)
             if args.log:
                 write_text(args.log, "".join(f"{submission}\n" for submission in bad))
     if not places:
         raise UserError(f"none of the {len(bad):,} submissions can be used: {bad[0]}")
     counts = {"submissions": len(paths), "ranked": len(places), "rejected": len(bad)}
-    problems = {submission.path.name: submission.problems for submission in bad}
-    return _summary(
-        args, counts, best=places[0].name, **{"problems": problems} if args.json else {}
-    )
+    more = {"problems": {s.path.name: s.problems for s in bad}} if args.json else {}
+    return _summary(args, counts, best=places[0].name, **more)
 
 
 def _summary(args, counts: dict, **more) -> dict:

@@ -30,20 +30,18 @@ from parts import blind_test
 from parts.hard_pairs import balanced, of_near_identities, of_same_attributes, random_pairs
 from parts.job import Job, main, parser
 
-SETS = ("val", "test")
-
 
 def arguments():
     flags = parser(__doc__)
     add = flags.add_argument
     add("data", type=Path, metavar="DATA", help="a data directory, or a face folder with --out")
     add("--out", type=Path, metavar="FILE", help="make this one list, of the face folder DATA")
-    add("--per-image", type=positive, default=4, metavar="N",
-        help="pairs for each image, about; half of them target pairs (default 4)")  # fmt: skip
+    add(
+        "--per-image", type=positive, default=4, metavar="N", help="pairs for each image, about (4)"
+    )
     add("--seed", type=natural, default=0, metavar="S")
     add("--hard", metavar="HOW", help="attribute=COLUMN,… of identities.csv, or embeddings")
-    add("--hard-share", type=float, default=0.5, metavar="X",
-        help="part of the imposters that are hard (default 0.5)")  # fmt: skip
+    add("--hard-share", type=float, default=0.5, metavar="X", help="part of the imposters (0.5)")
     add("--weights", type=Path, metavar="FILE", help="trained weights, for --hard embeddings")
     add("--device", help="cpu, cuda, … for the embeddings")
     add("--blind", type=Path, metavar="FACES", help="faces for a blind test")
@@ -65,17 +63,14 @@ def run(args) -> dict:
         if not data.root.is_dir():
             raise UserError(f"the data directory {args.data} does not exist")
         if not data.val.is_dir() or not data.test.is_dir():
-            raise UserError(
-                f"{args.data} has no val/ and test/: give a data directory of split.py, or "
-                "--out FILE for one face folder"
-            )
-        lists = [
-            (getattr(data, f"{name}_pairs"), getattr(data, name), 3 * args.seed + k)
-            for k, name in enumerate(SETS)
-        ]
+            raise UserError(f"{args.data} has no val/ and test/: is it a face folder? Give --out")
+        first = 3 * args.seed
+        lists = [(data.val_pairs, data.val, first), (data.test_pairs, data.test, first + 1)]
         where = args.data
-    if args.blind:
-        _check_blind(args)
+    if args.blind and not args.key:
+        raise UserError("--blind needs --key DIR, a folder that students do not get")
+    if args.blind and args.key.resolve().is_relative_to(args.data.resolve()):
+        raise UserError(f"the key {args.key} would lie in {args.data}, which students get")
     with Job("make_pairs", where, dry_run=args.dry_run, log=args.log) as job:
         for path, faces, seed in lists:
             made, n_hard = draw(FaceFolder.scan(faces), args, hard, seed, job)
@@ -141,10 +136,7 @@ def _write(path: Path, made: PairList, args) -> None:
     with TemporaryDirectory() as folder:
         made.write(Path(folder) / path.name)
         if not filecmp.cmp(path, Path(folder) / path.name, shallow=False):
-            raise UserError(
-                f"{path} is there and differs: scores made for it would no longer fit; use "
-                "--force to replace it"
-            )
+            raise UserError(f"{path} differs, and scores may exist for it: --force replaces it")
 
 
 def _count(job: Job, name: str, made: PairList, n_hard: int) -> None:
@@ -152,15 +144,6 @@ def _count(job: Job, name: str, made: PairList, n_hard: int) -> None:
     job.count(f"imposter pairs in {name}", int((made.labels == 0).sum()))
     if n_hard:
         job.count(f"hard imposters in {name}", n_hard)
-
-
-def _check_blind(args) -> None:
-    if not args.key:
-        raise UserError("--blind needs --key DIR, a folder that students do not get")
-    inside, data = args.key.resolve(), args.data.resolve()
-    if inside == data or data in inside.parents:
-        raise UserError(f"the key {args.key} would lie in {args.data}, which students get: "
-                        "choose another folder")  # fmt: skip
 
 
 def _make_blind(args, hard, job: Job) -> None:
@@ -172,19 +155,15 @@ def _make_blind(args, hard, job: Job) -> None:
             known = set(FaceFolder.scan(part).identities) & set(folder.identities)
             if known:
                 raise UserError(
-                    f"{min(known)} of the blind faces is in {part} too ({len(known):,} are): a "
-                    "blind test needs people whom the students do not have"
+                    f"{len(known):,} of the blind people are in {part} too: {min(known)}"
                 )
-    if (args.key / blind_test.KEY_FILE).exists():
-        pairs, found = blind_test.read_key(args.key, folder)
-        n_hard = 0
-    else:
+    n_hard = 0
+    if not (args.key / blind_test.KEY_FILE).exists():
         made, n_hard = draw(folder, args, hard, 3 * args.seed + 2, job)
         if args.dry_run:
-            _count(job, data.test_blind.name, made, n_hard)
-            return
+            return _count(job, data.test_blind.name, made, n_hard)
         blind_test.make_key(made, args.key)
-        pairs, found = blind_test.read_key(args.key, folder)
+    pairs, found = blind_test.read_key(args.key, folder)
     _count(job, data.test_blind.name, pairs, n_hard)
     if args.dry_run:
         return

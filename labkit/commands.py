@@ -111,7 +111,7 @@ def score(args: Namespace) -> Answer:
     scored = read_scores(args.score_file)
     if args.labels:
         scored = scored.with_labels(PairList.read(args.labels))
-    if scored.labels is None:
+    if scored.pairs.labels is None:
         raise UserError(f"{args.score_file} has no labels: give --labels FILE, the labelled list")
     name = Path(args.score_file).stem
     report = VerificationReport.from_scores(scored.scores, scored.pairs, name=name)

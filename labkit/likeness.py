@@ -34,8 +34,7 @@ class Calibration:
     def describe(self, similarity: float, among: int = 1) -> str:
         """Return one phrase for people: "closer than 99.2 % of pairs of different people, …".
 
-        `among` is the number of stars that it is the best of: the best of very many is close by
-        chance alone, and the phrase says so.
+        `among`: the number of stars it is the best of; of very many, one is close by chance alone.
         """
         percentile = float(self.percentile(similarity))
         phrase = f"closer than {percentile:.1f} % of pairs of different people"

@@ -13,6 +13,7 @@ length, an empty list, a score that is not finite, a label other than 0 and 1, a
 lacks target or imposter pairs.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,20 +28,18 @@ def check_scores(scores, labels) -> tuple[np.ndarray, np.ndarray]:
     """Check scores and labels; return floats and booleans (True for target pairs), both (n,)."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
-        raise UserError(
-            f"give one label per score: got scores {scores.shape} and labels {labels.shape}"
-        )
+        raise UserError(f"give one label per score, got shapes {scores.shape} and {labels.shape}")
     if scores.dtype not in (np.float32, np.float64):
         try:
             scores = scores.astype(np.float64)
         except (TypeError, ValueError):
             raise UserError(f"scores must be numbers, got an array of {scores.dtype}") from None
-    if not np.isfinite(scores).all():
-        at = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise UserError(f"score number {at + 1} is {scores[at]}: every score must be a number")
     target, imposter = labels == 1, labels == 0
-    if not (target | imposter).all():
-        at = int(np.flatnonzero(~(target | imposter))[0])
+    if not (finite := np.isfinite(scores)).all():
+        at = int(finite.argmin())
+        raise UserError(f"score number {at + 1} is {scores[at]}: every score must be a number")
+    if not (known := target | imposter).all():
+        at = int(known.argmin())
         raise UserError(f"label number {at + 1} is {labels[at]}: it must be 1 (target) or 0")
     for kind, found in (("target pair (label 1)", target), ("imposter pair (label 0)", imposter)):
         if not found.any():
@@ -49,19 +48,19 @@ def check_scores(scores, labels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sorted_classes(scores, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Target scores and imposter scores, each sorted upwards."""
     scores, target = check_scores(scores, labels)
     return np.sort(scores[target]), np.sort(scores[~target])
 
 
 def _counts(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """False accepts and true accepts (int64) at each distinct score, and at infinity, downwards."""
-    targets, imposters = _sorted_classes(scores, labels)
-    merged = np.sort(np.concatenate([targets, imposters]))
-    thresholds = merged[np.append(True, merged[1:] != merged[:-1])][::-1]
-    false_accepts = len(imposters) - np.searchsorted(imposters, thresholds)
-    true_accepts = len(targets) - np.searchsorted(targets, thresholds)
-    return np.append(0, false_accepts), np.append(0, true_accepts), np.append(np.inf, thresholds)
+    scores, target = check_scores(scores, labels)
+    imposters = np.sort(scores[~target])
+    rising = np.append(np.sort(scores), scores.dtype.type(np.inf))
+    first = np.flatnonzero(np.append(True, rising[1:] != rising[:-1]))[::-1]
+    thresholds = rising[first]
+    false_accepts = len(imposters) - imposters.searchsorted(thresholds)
+    return false_accepts, len(scores) - first - false_accepts, thresholds
 
 
 def roc(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,22 +85,28 @@ def det(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _crossing(scores, labels) -> tuple[float, float]:
-    """EER (fraction) and its threshold."""
-    false_accepts, true_accepts, thresholds = _counts(scores, labels)
-    imposters, targets = false_accepts[-1], true_accepts[-1]
-    # FAR - FRR times both numbers of pairs: integers, so that the sign is exact. It rises.
-    excess = false_accepts * targets - (targets - true_accepts) * imposters
-    k = int(np.argmax(excess >= 0))
-    at = float(thresholds[k])
-    if excess[k] == 0:
-        below = thresholds[min(k + 1, len(thresholds) - 1)]
-        return float(false_accepts[k] / imposters), at / 2 + float(below) / 2
-    step = excess[k] / (excess[k] - excess[k - 1])
-    rate = (false_accepts[k] + step * (false_accepts[k - 1] - false_accepts[k])) / imposters
-    if k == 1:  # the threshold above is infinite
-        return float(rate), at
+    """EER (fraction) and its threshold, by bisection: FAR - FRR falls as the threshold rises."""
+    classes = targets, imposters = _sorted_classes(scores, labels)
+
+    def errors(threshold) -> tuple[int, int]:
+        """False accepts, and FAR - FRR times both numbers of pairs, whose sign is thus exact."""
+        accepted = len(imposters) - int(imposters.searchsorted(threshold))
+        rejected = int(targets.searchsorted(threshold))
+        return accepted, accepted * len(targets) - rejected * len(imposters)
+
+    ends = [(c, bisect_right(c, 0, key=lambda score: -errors(score)[1])) for c in classes]
+    at = max(c[end - 1] for c, end in ends if end > 0)  # the last score with FAR >= FRR
+    above = min((c[end] for c, end in ends if end < len(c)), default=np.inf)
+    (fa0, excess0), (fa1, excess1) = errors(at), errors(above)
+    step = excess0 / (excess0 - excess1)
+    rate = (fa0 + step * (fa1 - fa0)) / len(imposters)
+    if excess0 == 0:
+        below = max(c[end - 1] for c in classes if (end := c.searchsorted(at)) > 0)
+        return rate, float(at) / 2 + float(below) / 2
+    if above == np.inf:
+        return rate, float(at)
     # Weighted, not added to: the difference of two scores may be more than a float can hold.
-    return float(rate), float((1 - step) * at + step * float(thresholds[k - 1]))
+    return rate, (1 - step) * float(at) + step * float(above)
 
 
 def eer(scores, labels) -> float:
@@ -139,9 +144,8 @@ def auc(scores, labels) -> float:
     A tie counts one half (the Mann-Whitney statistic).
     """
     targets, imposters = _sorted_classes(scores, labels)
-    wins = int(np.searchsorted(imposters, targets, side="left").sum(dtype=np.int64))
-    wins_and_ties = int(np.searchsorted(imposters, targets, side="right").sum(dtype=np.int64))
-    return (wins + wins_and_ties) / (2.0 * len(targets) * len(imposters))
+    wins = [int(imposters.searchsorted(targets, side).sum()) for side in ("left", "right")]
+    return sum(wins) / (2.0 * len(targets) * len(imposters))
 
 
 def threshold_at_far(scores, labels, far: float) -> float:
@@ -149,9 +153,12 @@ def threshold_at_far(scores, labels, far: float) -> float:
 
     When even the highest score is too low, the next larger number after it.
     """
+    return _threshold_at_far(*_sorted_classes(scores, labels), far)
+
+
+def _threshold_at_far(targets: np.ndarray, imposters: np.ndarray, far: float) -> float:
     if not 0.0 <= far <= 1.0:
         raise UserError(f"a false-accept rate must be a fraction from 0 to 1, got {far}")
-    targets, imposters = _sorted_classes(scores, labels)
     number = len(imposters)
     allowed = min(int(far * number) + 1, number)  # imposters that may be accepted
     while allowed / number > far:
@@ -168,55 +175,21 @@ def tar_at_far(scores, labels, fars: Sequence[float] = (0.1, 0.01, 0.001)) -> np
 
     Each is the best that some threshold reaches; nothing is interpolated.
     """
-    targets, _ = _sorted_classes(scores, labels)
-    thresholds = [threshold_at_far(scores, labels, far) for far in np.atleast_1d(fars)]
+    targets, imposters = _sorted_classes(scores, labels)
+    thresholds = [_threshold_at_far(targets, imposters, far) for far in fars]
     return 1.0 - np.searchsorted(targets, thresholds) / len(targets)
 
 
-def min_dcf(
-    scores, labels, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0
-) -> float:
+def min_dcf(scores, labels, p_target: float = 0.05) -> float:
     """Return the minimum normalized detection cost, at most 1 (NIST speaker evaluations).
 
-    The smallest c_miss * p_target * FRR + c_fa * (1 - p_target) * FAR over all thresholds,
-    divided by the cost of the better of accepting everything and rejecting everything.
+    The smallest p_target * FRR + (1 - p_target) * FAR over all thresholds, divided by the cost
+    of the better of accepting everything and rejecting everything.
     """
-    if not (0.0 < p_target < 1.0 and c_miss > 0 and c_fa > 0):
-        raise UserError("p_target must be between 0 and 1, c_miss and c_fa must be positive")
+    if not 0.0 < p_target < 1.0:
+        raise UserError(f"p_target must be between 0 and 1, got {p_target}")
     far, frr, _ = det(scores, labels)
-    miss, accept = c_miss * p_target, c_fa * (1.0 - p_target)
-    return float(np.min(miss * frr + accept * far) / min(miss, accept))
-
-
-def rank_k(similarity, probe_labels, gallery_labels, k: int | Sequence[int] = 1):
-    """Return the rank-k identification rate: how many probes have their identity in the best k.
-
-    similarity: (probes, gallery images), larger is more alike; the labels name the identity of
-    each row and column. An identity is as similar as its best gallery image, and one that ties
-    with the probe's own ranks before it, so that constant scores earn nothing. Returns a float in
-    [0, 1], or a float64 array for several k (a CMC curve). Raises UserError for shapes that do
-    not fit, NaN, k < 1, and probes whose identity is not in the gallery.
-    """
-    similarity, probe_labels = np.asarray(similarity), np.asarray(probe_labels)
-    expected = len(probe_labels), len(gallery_labels)
-    if similarity.shape != expected or 0 in expected:
-        raise UserError(
-            f"similarity must be (probes, gallery images) = {expected}, got {similarity.shape}"
-        )
-    if np.isnan(similarity).any() or np.min(k) < 1:
-        raise UserError(f"similarity must not hold NaN and k must be at least 1, got k = {k}")
-    identities, column = np.unique(gallery_labels, return_inverse=True)
-    missing = ~np.isin(probe_labels, identities)
-    if missing.any():
-        raise UserError(
-            f"{np.count_nonzero(missing)} probes have no image of their identity in the gallery, "
-            f"first {probe_labels[missing][0]}"
-        )
-    best = np.stack([similarity[:, column == i].max(1) for i in range(len(identities))], axis=1)
-    own = best[np.arange(len(best)), np.searchsorted(identities, probe_labels)]
-    rank = (best >= own[:, None]).sum(axis=1)
-    rates = (rank[:, None] <= np.atleast_1d(k)).mean(axis=0)
-    return float(rates[0]) if np.ndim(k) == 0 else rates
+    return float(np.min(p_target * frr + (1 - p_target) * far) / min(p_target, 1 - p_target))
 
 
 def pair_similarities(embeddings: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -224,18 +197,25 @@ def pair_similarities(embeddings: np.ndarray, left: np.ndarray, right: np.ndarra
 
     embeddings: float32 (m, d), rows of length 1. left, right: int (n,), indices of rows.
     """
+    cosines, n = np.empty(len(left), np.float32), len(embeddings)
+    if n <= 8192 and len(left) > n**2 / 20:  # many pairs of few images: all products at once
+        products, step = (embeddings @ embeddings.T).ravel(), 1 << 16
 
-    def cosines(start: int) -> np.ndarray:
-        part = slice(start, start + 1024)  # so many rows stay in a processor's caches
-        return np.einsum("nd,nd->n", embeddings[left[part]], embeddings[right[part]])
+        def fill(start: int) -> None:
+            part = slice(start, start + step)
+            cosines[part] = products[left[part] * n + right[part]]
 
-    if len(embeddings) <= 8192 and len(left) > len(embeddings) ** 2 / 20:
-        # Many pairs of few images: one matrix product, of 256 MB at most, is the fastest way.
-        similarities = (embeddings @ embeddings.T)[left, right]
-    else:
-        with ThreadPoolExecutor(4) as pool:
-            similarities = np.concatenate([*pool.map(cosines, range(0, len(left) or 1, 1024))])
-    return np.clip(similarities, -1, 1, out=similarities)
+    else:  # tile by tile of the matrix of products, whose rows stay in a processor's caches
+        side, step = max(512, n // 255 + 1), 2048
+        order = np.argsort((left // side * 256 + right // side).astype(np.uint16), kind="stable")
+
+        def fill(start: int) -> None:
+            part = order[start : start + step]
+            cosines[part] = np.einsum("nd,nd->n", embeddings[left[part]], embeddings[right[part]])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fill, range(0, len(left), step)))
+    return np.clip(cosines, -1, 1, out=cosines)
 
 
 def bootstrap(
@@ -253,57 +233,51 @@ def bootstrap(
     scores, target = check_scores(scores, labels)
     if samples < 1:
         raise UserError(f"samples must be at least 1, got {samples}")
-    number, left, right = _units(len(scores), left_ids, right_ids)
+    n = len(scores)
+    if left_ids is None and right_ids is None:
+        left_ids = right_ids = np.arange(n)
+    if np.shape(left_ids) != (n,) or np.shape(right_ids) != (n,):
+        raise UserError(f"give left_ids and right_ids, one entry for each of the {n} scores")
+    names, codes = np.unique(np.concatenate([left_ids, right_ids]), return_inverse=True)
+    number, left, right = len(names), codes[:n], codes[n:]
+    right = np.where(left == right, number, right)  # one person: times a dummy, always drawn once
     order = np.argsort(scores, kind="stable")
     scores, target, left, right = scores[order], target[order], left[order], right[order]
-    first = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))  # of each run of ties
-    rng = np.random.default_rng(seed)
-    values = []
+    first = np.flatnonzero(scores != np.append(np.nan, scores[:-1]))  # of each run of ties
+    thresholds = np.append(first, n)
+    rng, values = np.random.default_rng(seed), []
+    pairs, targets = np.zeros((2, n + 1), np.int64)  # below each threshold
     while len(values) < samples:
         counts = np.bincount(rng.integers(0, number, number), minlength=number + 1)
         counts[-1] = 1
         weights = counts[left] * counts[right]
-        targets = np.cumsum(weights * target)
-        imposters = np.cumsum(weights) - targets
-        if targets[-1] == 0 or imposters[-1] == 0:
+        np.cumsum(weights, out=pairs[1:])
+        np.cumsum(weights * target, out=targets[1:])
+        if not 0 < targets[-1] < pairs[-1]:
             continue
         if statistic is eer:
-            values.append(_eer_of_counts(targets, imposters, first))
+            values.append(_eer_of_counts(targets, pairs, thresholds))
         else:
-            repeat = np.repeat(np.arange(len(scores)), weights)
+            repeat = np.repeat(np.arange(n), weights)
             values.append(float(statistic(scores[repeat], target[repeat])))
     return np.array(values)
 
 
-def _units(pairs: int, left_ids, right_ids) -> tuple[int, np.ndarray, np.ndarray]:
-    """How many units are drawn, and the units of each pair, whose draws are multiplied.
+def _eer_of_counts(targets: np.ndarray, pairs: np.ndarray, thresholds: np.ndarray) -> float:
+    """EER in percent from how many targets and pairs lie below each place of the sorted list."""
+    totals = pairs[-1] - targets[-1], targets[-1]
 
-    The right one is a dummy, always drawn once, in pairs of one person or pairs drawn as such.
-    """
-    if (left_ids is None) != (right_ids is None):
-        raise UserError("left_ids and right_ids must be given together")
-    if left_ids is None:
-        return pairs, np.arange(pairs), np.full(pairs, pairs)
-    left_ids, right_ids = np.asarray(left_ids), np.asarray(right_ids)
-    if left_ids.shape != (pairs,) or right_ids.shape != (pairs,):
-        raise UserError(
-            f"left_ids and right_ids must have one entry for each of the {pairs} scores, "
-            f"got shapes {left_ids.shape} and {right_ids.shape}"
-        )
-    names, codes = np.unique(np.concatenate([left_ids, right_ids]), return_inverse=True)
-    left, right = codes[:pairs], codes[pairs:]
-    return len(names), left, np.where(left == right, len(names), right)
+    def errors(k: int) -> tuple:  # false accepts and false rejects
+        rejected = targets[thresholds[k]]
+        return totals[0] - (pairs[thresholds[k]] - rejected), rejected
 
+    def excess(k: int):
+        accepted, rejected = errors(k)
+        return rejected * totals[0] - accepted * totals[1]
 
-def _eer_of_counts(targets: np.ndarray, imposters: np.ndarray, first: np.ndarray) -> float:
-    """EER in percent from running counts in rising order of scores; first: of each score."""
-    rejected = np.append(np.append(0, targets)[first], targets[-1])
-    accepted = imposters[-1] - np.append(np.append(0, imposters)[first], imposters[-1])
-    # The last threshold at which FAR is not below FRR, and the next one.
-    k = np.count_nonzero(accepted * targets[-1] >= rejected * imposters[-1]) - 1
-    fa, fr = accepted[k : k + 2] / imposters[-1], rejected[k : k + 2] / targets[-1]
-    d0, d1 = fa - fr
-    return 100.0 * float(fa[0] + d0 / (d0 - d1) * (fa[1] - fa[0]))
+    k = bisect_right(range(len(thresholds)), 0, key=excess) - 1  # the last with FAR >= FRR
+    (far0, frr0), (far1, frr1) = np.array([errors(k), errors(k + 1)]) / totals
+    return 100.0 * float(far0 + (far0 - frr0) / (far0 - frr0 - (far1 - frr1)) * (far1 - far0))
 
 
 def bootstrap_ci(
@@ -317,14 +291,15 @@ def bootstrap_ci(
     For an EER, the estimate plus and minus t standard errors on the log-odds scale: with a few
     dozen people plain percentiles sit too low and cover too seldom. No bootstrap can draw an error
     that the list does not hold: where its tail has no error at all, the interval goes from 0 to
-    at least `zero_error_bound`, and where the tail has errors alone, the same from the other end.
+    at least the highest rate that allows no error in so many independent trials (Clopper and
+    Pearson, 1934; the "rule of three"), and where the tail has errors alone, from the other end.
     For any other statistic, percentiles, moved outwards for small numbers of identities
     (Hesterberg, "What teachers should know about the bootstrap", 2015, section 4.4).
     """
     if draws is None:
         draws = bootstrap(scores, labels, left_ids, right_ids, statistic, **options)
     fewest = min(np.count_nonzero(labels), len(labels) - np.count_nonzero(labels))
-    people = _people(left_ids, right_ids)
+    people = 0 if left_ids is None else len(np.union1d(left_ids, right_ids))
     reach = _reach(level, people or len(labels))
     if statistic not in (eer, voxceleb_eer):
         return _percentiles(draws, reach)
@@ -336,26 +311,12 @@ def bootstrap_ci(
 
     step = reach * np.std(log_odds(draws))
     low, high = 100.0 / (1.0 + np.exp(-(log_odds(estimate) + np.array([-step, step]))))
-    bound = 100.0 * zero_error_bound(people or fewest, level)
+    bound = 100.0 * (1.0 - ((1.0 - level) / 2) ** (1.0 / (people or fewest)))
     if np.mean(draws <= 0.0) > (1.0 - level) / 2:
         low, high = 0.0, max(high, bound)
     if np.mean(draws >= 100.0) > (1.0 - level) / 2:
         low, high = min(low, 100.0 - bound), 100.0
     return min(float(low), estimate), max(float(high), estimate)
-
-
-def zero_error_bound(trials: int, level: float = 0.95) -> float:
-    """Return the highest error rate that no error in so many independent trials allows.
-
-    The upper end of the exact two-sided interval (Clopper and Pearson, 1934); one-sided at 95 %,
-    the "rule of three" of ISO/IEC 19795-1. Trials are people where people are resampled.
-    """
-    return 1.0 - ((1.0 - level) / 2) ** (1.0 / trials)
-
-
-def _people(left_ids, right_ids) -> int:
-    """How many different identities there are; 0 when none are given."""
-    return 0 if left_ids is None else len(np.union1d(left_ids, right_ids))
 
 
 def _reach(level: float, n: int) -> float:
@@ -373,8 +334,7 @@ def _reach(level: float, n: int) -> float:
 
 def _percentiles(values: np.ndarray, reach: float) -> tuple[float, float]:
     tail = NormalDist().cdf(-reach)
-    low, high = np.quantile(values, [tail, 1.0 - tail])
-    return float(low), float(high)
+    return tuple(np.quantile(values, [tail, 1.0 - tail]).tolist())
 
 
 @dataclass(frozen=True)
@@ -399,17 +359,13 @@ class PairedDifference:
 
     def summary(self, name_a: str = "A", name_b: str = "B") -> str:
         """Return one sentence, for statistics where less is better, such as the EER."""
-        if not self.significant:
-            return (
-                f"{name_b} and {name_a} cannot be told apart: {self.b:.2f} against {self.a:.2f}, "
-                f"difference {self.difference:+.2f}, {self.level:.0%} interval {self.low:+.2f} "
-                f"to {self.high:+.2f} (p = {self.p_value:.3f})"
-            )
-        low, high = sorted((abs(self.low), abs(self.high)))
+        verdict = "cannot be told apart from"
+        if self.significant:
+            verdict = "is better than" if self.difference < 0 else "is worse than"
         return (
-            f"{name_b} is {'better' if self.difference < 0 else 'worse'} than {name_a} by "
-            f"{abs(self.difference):.2f} points ({self.b:.2f} against {self.a:.2f}), "
-            f"{self.level:.0%} interval {low:.2f} to {high:.2f} (p = {self.p_value:.3f})"
+            f"{name_b} {verdict} {name_a}: {self.b:.2f} against {self.a:.2f}, difference "
+            f"{self.difference:+.2f}, {self.level:.0%} interval {self.low:+.2f} to "
+            f"{self.high:+.2f} (p = {self.p_value:.3f})"
         )
 
 
@@ -428,7 +384,7 @@ def paired_difference(
     ]
     tail = min(np.count_nonzero(b <= a), np.count_nonzero(b >= a))
     value_a, value_b = float(statistic(scores_a, labels)), float(statistic(scores_b, labels))
-    reach = _reach(level, _people(left_ids, right_ids) or len(labels))
-    low, high = _percentiles(b - a, reach)
+    units = len(labels) if left_ids is None else len(np.union1d(left_ids, right_ids))
+    low, high = _percentiles(b - a, _reach(level, units))
     p_value = min(1.0, 2.0 * (int(tail) + 1) / (len(a) + 1))
     return PairedDifference(value_a, value_b, value_b - value_a, low, high, p_value, level)

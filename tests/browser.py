@@ -18,13 +18,11 @@ import nbformat
 from labkit.notebooks import notebook_folder
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-SETTINGS = {
+SETTINGS = {  # every cell is drawn at once; widget state is saved, as a test looks for photos in it
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
 }
-"""Every cell is drawn at once; and widget state is saved, which is off by default, so that a test
-can see that no photo is in it."""
 
 
 def chromium_path() -> str | None:
@@ -34,7 +32,6 @@ def chromium_path() -> str | None:
 
 @contextmanager
 def browser():
-    """A headless Chromium driven by playwright."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -122,7 +119,6 @@ def lookalike_page(chromium, folder: Path, run: Path, data: Path, height: int):
 
 
 def choose_files(page, *paths: Path) -> None:
-    """Choose photos through the file chooser of the look-alike app."""
     with page.expect_file_chooser() as chooser:
         page.click("button.widget-upload")
     chooser.value.set_files([str(path) for path in paths])

@@ -66,7 +66,6 @@ def lab_page(chromium, data_directory, photos, tmp_path_factory):
 
 
 def wait_for_sentence(page, words: str) -> None:
-    """Wait until the app says the words."""
     page.wait_for_selector(f".facelab .say:has-text('{words}')")
 
 
@@ -206,8 +205,7 @@ def at(page, face: int) -> tuple[float, float]:
 
 
 def test_a_hover_names_a_face_and_a_click_lights_up_its_nearest(map_page):
-    def framed() -> int:
-        """Pixels of the frames around the nearest."""
+    def pixels_of_frames() -> int:
         shot = Image.open(io.BytesIO(map_page.locator("#map").screenshot())).convert("RGB")
         return (np.asarray(shot) == (245, 158, 11)).all(axis=2).sum()
 
@@ -218,12 +216,12 @@ def test_a_hover_names_a_face_and_a_click_lights_up_its_nearest(map_page):
     assert map_page.inner_text("#tip small") == f"별 {face}"
     map_page.mouse.move(5, 5)
     map_page.wait_for_selector("#tip", state="hidden")
-    assert framed() == 0
+    assert pixels_of_frames() == 0
     map_page.mouse.click(*at(map_page, face))
     map_page.wait_for_selector("#panel h3")
     assert map_page.inner_text("#panel .card b >> nth=0") == f"Star {face}"
     map_page.mouse.move(1190, 790)
-    assert framed() > 100
+    assert pixels_of_frames() > 100
 
 
 def test_a_search_finds_a_star_and_its_nearest_are_told(map_page):

@@ -109,44 +109,31 @@ def test_embeddings_need_not_be_of_length_one(dtype):
 def test_unusable_embeddings_are_named():
     pairs = PairList.from_names(["a/1", "a/2"], ["b/1", "b/2"])
     good = np.ones((4, 3))
-    with pytest.raises(UserError, match="4 files .* shape"):
+    with pytest.raises(UserError, match="embeddings of 4 files"):
         score_embeddings(good[:3], pairs)
     good[2] = np.nan
     with pytest.raises(UserError, match="embedding of b/1"):
         score_embeddings(good, pairs)
 
 
-def test_awkward_names_survive_a_score_file(tmp_path):
-    pairs = PairList.from_names(['a, "b"/1.jpg'], ["김/가.jpg"], [0])
-    write_scores(tmp_path / "s.csv", np.array([1e-30]), pairs)
-    back = read_scores(tmp_path / "s.csv")
-    assert back.pairs.name_pair(0) == pairs.name_pair(0) and list(back.scores) == [1e-30]
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_score_file_comes_back_exactly_as_it_was_written(tmp_path, scored, labelled):
-    scores, _ = scored
-    pairs = all_pairs(labelled)
+@pytest.mark.parametrize("labels", [[0, 1], None])
+def test_a_score_file_comes_back_exactly_as_it_was_written(tmp_path, labels):
+    pairs = PairList.from_names(['a, "b"/1.jpg', "c/1.jpg"], ["김/가.jpg", "c/2.jpg"], labels)
+    scores = np.array([1e-30, 1 / 3], np.float32)
     write_scores(tmp_path / "scores.csv", scores, pairs)
     back = read_scores(tmp_path / "scores.csv")
     np.testing.assert_array_equal(back.scores.astype(np.float32), scores)
-    assert [back.pairs.name_pair(i) for i in range(len(back))] == [
-        pairs.name_pair(i) for i in range(len(pairs))
-    ]
-    if labelled:
-        np.testing.assert_array_equal(back.labels, pairs.labels)
-    else:
-        assert back.labels is None
-    columns = (tmp_path / "scores.csv").read_text().splitlines()[0].split(",")
-    assert columns[-2:] == list(pairs.name_pair(0)) and len(columns) == 3 + labelled
+    assert [back.pairs.name_pair(i) for i in (0, 1)] == [pairs.name_pair(i) for i in (0, 1)]
+    np.testing.assert_array_equal(back.pairs.labels, pairs.labels)
+    line = "0.333333343,1,c/1.jpg,c/2.jpg" if labels else "0.333333343,c/1.jpg,c/2.jpg"
+    assert (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()[1] == line
 
 
-def test_wrong_scores_are_not_written(tmp_path):
+@pytest.mark.parametrize("scores", [[0, 0], [np.nan]])
+def test_wrong_scores_are_not_written(tmp_path, scores):
     pairs = PairList.from_names(["a/1"], ["b/1"])
-    with pytest.raises(UserError, match="2 scores for 1 pairs"):
-        write_scores(tmp_path / "s.csv", np.zeros(2), pairs)
-    with pytest.raises(UserError, match="score of a/1 and b/1 is nan"):
-        write_scores(tmp_path / "s.csv", np.array([np.nan]), pairs)
+    with pytest.raises(UserError, match="s.csv needs a finite score for each of the 1 pairs"):
+        write_scores(tmp_path / "s.csv", scores, pairs)
     assert not list(tmp_path.iterdir())
 
 
@@ -177,16 +164,10 @@ def test_all_bad_lines_of_a_score_file_are_reported_at_once(tmp_path):
             assert re.search(problem, found[1])
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "cannot read"), (b"", "holds no scores"), (b"\xff\xfe0.5", "not a UTF-8 CSV")],
-)
-def test_a_score_file_that_is_none(tmp_path, content, words):
-    path = tmp_path / "scores.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=words):
-        read_scores(path)
+def test_an_empty_file_holds_no_scores(tmp_path):
+    (tmp_path / "scores.csv").write_text("\n")
+    with pytest.raises(UserError, match="scores.csv holds no scores"):
+        read_scores(tmp_path / "scores.csv")
 
 
 def test_labels_are_attached_whatever_the_order_of_lines_and_names(tmp_path, scored):
@@ -196,30 +177,25 @@ def test_labels_are_attached_whatever_the_order_of_lines_and_names(tmp_path, sco
     for i in order:
         names = pairs.name_pair(i)[:: (-1) ** int(i)]
         rows.append(f"{scores[i]:.9g},{','.join(names)}\n")
-    (tmp_path / "hand_in.csv").write_text("".join(rows))
-    blind = read_scores(tmp_path / "hand_in.csv")
-    assert blind.labels is None
+    (tmp_path / "s.csv").write_text("".join(rows))
+    blind = read_scores(tmp_path / "s.csv")
+    assert blind.pairs.labels is None
     labelled = blind.with_labels(pairs)
     np.testing.assert_array_equal(labelled.scores.astype(np.float32), scores)
-    assert labelled.labels is pairs.labels
-    assert metrics.eer(labelled.scores, labelled.labels) == metrics.eer(scores, pairs.labels)
+    assert labelled.pairs is pairs
 
 
 def test_labels_do_not_fit_other_pairs(tmp_path, scored):
     scores, pairs = scored
     write_scores(tmp_path / "s.csv", scores, pairs)
-    whole = read_scores(tmp_path / "s.csv")
     part = PairList(pairs.files, pairs.left[3:], pairs.right[3:], pairs.labels[3:])
-    with pytest.raises(UserError, match="has 3 pairs .* that the labelled list lacks"):
-        whole.with_labels(part)
-    flipped = PairList(pairs.files, pairs.left, pairs.right, 1 - pairs.labels)
-    with pytest.raises(UserError, match="another label for 780 pairs"):
-        whole.with_labels(flipped)
-    with pytest.raises(UserError, match="is blind itself"):
-        whole.with_labels(all_pairs(labelled=False))
-    strangers = PairList.from_names(["x/1"], ["y/1"], [0])
-    with pytest.raises(UserError, match="lacks 1 pair .*and has 780 pairs"):
-        whole.with_labels(strangers)
+    for listed, words in (
+        (part, "s.csv does not fit .* 3 pairs are in one .* first that of star0/0.png and star0/1"),
+        (PairList(pairs.files, pairs.left, pairs.right, 1 - pairs.labels), "other labels than"),
+        (all_pairs(labelled=False), "is blind itself"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_scores(tmp_path / "s.csv").with_labels(listed)
 
 
 @pytest.fixture(scope="module")
@@ -234,12 +210,9 @@ def test_a_report_holds_the_metrics_of_its_list(report, scored):
     assert report.voxceleb_eer == metrics.voxceleb_eer(scores, labels)
     assert report.tar_at_far[0.01] == metrics.tar_at_far(scores, labels, [0.01])[0]
     assert report.min_dcf == metrics.min_dcf(scores, labels)
-    assert report.eer_low < report.eer < report.eer_high
     assert (report.targets, report.imposters) == (8 * 10, 780 - 80)
-    assert (report.images, len(report.identities.names)) == (40, 8)
-    _, left, right = (None, *pairs.identities())
-    expected = metrics.bootstrap_ci(scores, labels, left, right, samples=60)
-    assert (report.eer_low, report.eer_high) == pytest.approx(expected)
+    expected = metrics.bootstrap_ci(scores, labels, *pairs.identities(), samples=60)
+    assert report.eer_interval == pytest.approx(expected)
     assert f"{report.eer:.2f} %" in report.summary() and "colours" in report.summary()
 
 
@@ -256,12 +229,8 @@ def test_errors_by_identity_are_those_of_the_pairs_with_that_person(report, scor
     left, right = pairs.identities()
     for k, name in enumerate(report.identities.names):
         own = (left == name) | (right == name)
-        targets, imposters = own & (pairs.labels == 1), own & (pairs.labels == 0)
-        errors = report.identities
-        assert (errors.targets[k], errors.imposters[k]) == (targets.sum(), imposters.sum())
-        assert errors.eer[k] == metrics.eer(scores[own], pairs.labels[own])
-    hardest = report.identities.hardest(3)
-    assert errors.eer[hardest[0]] == errors.eer.max()
+        assert report.identities.eer[k] == metrics.eer(scores[own], pairs.labels[own])
+    assert report.identities.hardest(3)[0] == report.identities.eer.argmax()
 
 
 def test_an_identity_without_target_pairs_has_no_eer_and_a_blind_list_no_report():
@@ -287,7 +256,7 @@ def test_a_saved_report_stands_alone(tmp_path, report, faces):
     page = paths["html"].read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == len(figures)
     assert not re.search(r"(src|href)=[\"'](?!data:)|@import|url\(", page)
-    assert f"{report.eer:.2f}" in page
+    assert f"{report.eer:.2f}" in page and "<title>Face verification report" in page
     summary = json.loads(paths["summary"].read_text())
     assert summary["systems"][0]["eer"] == report.eer
     assert summary["systems"][0]["reference_eer"] == report.voxceleb_eer
@@ -300,15 +269,15 @@ def test_several_systems_share_one_report_and_are_compared(tmp_path, report, sco
     worse = VerificationReport.from_scores(
         scores + noise, pairs, name="<i>noisy</i> & $slow$", bootstrap=60
     )
-    paths = save_report([worse, report], tmp_path, title="Two <systems>")
+    paths = save_report([worse, report], tmp_path)
+    assert paths["scores-2"].exists()
     page = paths["html"].read_text(encoding="utf-8")
     assert "<i>noisy" not in page and "&lt;i&gt;noisy&lt;/i&gt; &amp; $slow$" in page
-    assert "colours is better than" in page and "Two &lt;systems&gt;" in page
+    assert "colours is better than" in page
     (comparison,) = json.loads(paths["summary"].read_text())["comparisons"]
     assert comparison["name_a"] == worse.name and comparison["name_b"] == "colours"
     assert comparison["difference"] == pytest.approx(report.eer - worse.eer)
     assert comparison["low"] <= comparison["difference"] <= comparison["high"] < 0
-    with pytest.raises(UserError, match="one name"):
-        save_report([report, report], tmp_path)
-    with pytest.raises(UserError, match="no report"):
-        save_report([], tmp_path)
+    for reports in ([], [report, report]):
+        with pytest.raises(UserError, match="different names"):
+            save_report(reports, tmp_path)

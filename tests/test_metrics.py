@@ -1,7 +1,5 @@
 """Metrics against brute force, scikit-learn and the properties that they must have."""
 
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,10 +47,14 @@ def voxceleb_trainer_eer(scores, labels) -> float:
 
 
 @given(tied_lists)
-@settings(max_examples=80, deadline=None)
-def test_eer_equals_a_brute_force_search(rows):
+@settings(max_examples=100, deadline=None)
+def test_equal_error_rates_equal_a_brute_force_search_and_scikit_learn(rows):
     scores, labels = arrays(rows)
-    assert metrics.eer(scores, labels) == pytest.approx(brute_force_eer(scores, labels), abs=1e-9)
+    eer, threshold = metrics.eer(scores, labels), metrics.eer_threshold(scores, labels)
+    assert eer == pytest.approx(brute_force_eer(scores, labels), abs=1e-9)
+    far, frr = rates_at(scores, labels, threshold)  # of a point beside the crossing
+    assert min(far, frr) - 1e-9 <= eer / 100 <= max(far, frr) + 1e-9
+    assert metrics.voxceleb_eer(scores, labels) == voxceleb_trainer_eer(scores, labels)
 
 
 adversarial = {
@@ -91,13 +93,6 @@ def test_adversarial_lists_against_brute_force_and_scikit_learn(name):
 
 
 @given(tied_lists)
-@settings(max_examples=80, deadline=None)
-def test_voxceleb_eer_is_the_figure_of_the_voxceleb_trainer(rows):
-    scores, labels = arrays(rows)
-    assert metrics.voxceleb_eer(scores, labels) == voxceleb_trainer_eer(scores, labels)
-
-
-@given(tied_lists)
 @settings(max_examples=50, deadline=None)
 def test_roc_auc_and_dcf_equal_scikit_learn(rows):
     scores, labels = arrays(rows)
@@ -107,8 +102,8 @@ def test_roc_auc_and_dcf_equal_scikit_learn(rows):
     np.testing.assert_array_equal(tar, tpr)
     np.testing.assert_array_equal(thresholds, expected)
     assert metrics.auc(scores, labels) == pytest.approx(sk.roc_auc_score(labels, scores))
-    cost = np.min(0.1 * 5 * (1 - tpr) + 0.9 * 2 * fpr) / min(0.1 * 5, 0.9 * 2)
-    assert metrics.min_dcf(scores, labels, 0.1, 5, 2) == pytest.approx(cost)
+    cost = np.min(0.1 * (1 - tpr) + 0.9 * fpr) / 0.1
+    assert metrics.min_dcf(scores, labels, p_target=0.1) == pytest.approx(cost)
     det_far, frr, _ = metrics.det(scores, labels)
     np.testing.assert_array_equal(det_far, far)
     np.testing.assert_allclose(frr, 1 - tpr)
@@ -128,15 +123,6 @@ def test_rates_and_thresholds_at_a_given_rate_are_the_best_allowed(rows, rate):
     assert not lower or rates_at(scores, labels, max(lower))[0] > rate
 
 
-@given(tied_lists)
-@settings(max_examples=50, deadline=None)
-def test_the_rates_at_the_eer_threshold_are_those_of_a_point_beside_the_crossing(rows):
-    scores, labels = arrays(rows)
-    eer, threshold = metrics.eer(scores, labels) / 100, metrics.eer_threshold(scores, labels)
-    far, frr = rates_at(scores, labels, threshold)
-    assert min(far, frr) - 1e-9 <= eer <= max(far, frr) + 1e-9
-
-
 @pytest.mark.parametrize(
     ("scores", "labels", "eer", "threshold", "auc", "cost"),
     [
@@ -153,13 +139,6 @@ def test_lists_whose_numbers_are_known(scores, labels, eer, threshold, auc, cost
     assert metrics.min_dcf(scores, labels) == cost
 
 
-def test_gaussian_scores_give_the_known_eer_and_auc():
-    labels = np.arange(400_000) % 2
-    scores = np.random.default_rng(0).normal(size=len(labels)) + 2 * labels
-    assert metrics.eer(scores, labels) == pytest.approx(100 * NormalDist().cdf(-1), abs=0.2)
-    assert metrics.auc(scores, labels) == pytest.approx(NormalDist().cdf(2**0.5), abs=2e-3)
-
-
 @pytest.mark.parametrize(
     ("scores", "labels", "words"),
     [
@@ -169,7 +148,6 @@ def test_gaussian_scores_give_the_known_eer_and_auc():
         ([0.1, np.nan, 0.3], [1, 0, 1], "score number 2 is nan"),
         ([0.1, np.inf], [1, 0], "score number 2 is inf"),
         ([0.1, 0.2, 0.3], [1, 0], "one label per score"),
-        ([[0.1, 0.2]], [1, 0], "one label per score"),
         ([0.1, 0.2], [1, 2], "label number 2 is 2"),
         ([0.1, 0.2], [1, np.nan], "label number 2 is nan"),
         (["a", "b"], [1, 0], "must be numbers"),
@@ -186,47 +164,15 @@ def test_bad_input_is_named(scores, labels, words):
     [
         (metrics.tar_at_far, {"fars": [1.5]}, "false-accept rate must be"),
         (metrics.min_dcf, {"p_target": 0}, "p_target"),
-        (metrics.min_dcf, {"c_fa": 0}, "c_fa must be positive"),
         (metrics.bootstrap_ci, {"level": 95}, "level"),
         (metrics.bootstrap_ci, {"samples": 0}, "samples"),
-        (metrics.bootstrap_ci, {"left_ids": [1, 2]}, "given together"),
+        (metrics.bootstrap_ci, {"left_ids": [1, 2]}, "give left_ids and right_ids"),
         (metrics.bootstrap_ci, {"left_ids": [1], "right_ids": [2]}, "one entry for each of the 2"),
     ],
 )
 def test_impossible_settings_are_named(function, settings, words):
     with pytest.raises(UserError, match=words):
         function([0.1, 0.9], [0, 1], **settings)
-
-
-@pytest.mark.parametrize(
-    ("similarity", "probes", "k", "words"),
-    [
-        (np.eye(3), ["a", "c", "x"], 1, "1 probes have no image of their identity"),
-        (np.eye(2), ["a", "b", "c"], 1, "similarity must be"),
-        (np.eye(3) * np.nan, ["a", "b", "c"], 1, "NaN"),
-        (np.eye(3), ["a", "b", "c"], 0, "k must be"),
-    ],
-)
-def test_what_cannot_be_ranked_is_named(similarity, probes, k, words):
-    with pytest.raises(UserError, match=words):
-        metrics.rank_k(similarity, probes, ["a", "b", "c"], k)
-
-
-@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 4), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
-def test_rank_k_equals_a_slow_count(probes, gallery, identities, seed):
-    rng = np.random.default_rng(seed)
-    similarity = rng.integers(0, 4, (probes, gallery)) / 3
-    gallery_labels = rng.integers(0, identities, gallery)
-    probe_labels = rng.choice(gallery_labels, probes)
-    curve = metrics.rank_k(similarity, probe_labels, gallery_labels, [1, 2, 5])
-    for k, rate in zip((1, 2, 5), curve):
-        found = 0
-        for row, own in zip(similarity, probe_labels):
-            best = {g: max(row[gallery_labels == g]) for g in set(gallery_labels.tolist())}
-            ahead = sum(best[g] >= best[own] for g in best if g != own)
-            found += ahead < k
-        assert metrics.rank_k(similarity, probe_labels, gallery_labels, k) == rate == found / probes
 
 
 @pytest.mark.parametrize(("files", "pairs"), [(1, 0), (2, 1), (30, 900), (30, 20), (400, 3000)])

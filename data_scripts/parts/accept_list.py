@@ -8,18 +8,16 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from labkit.utils import UserError
 
 ENDINGS = (".xlsx", ".xlsm", ".csv", ".tsv")
 OLD_ENDINGS = (".xls", ".ods", ".numbers")
 MAX_ROWS = 500_000
-MAX_LISTS = 20
-"""Spreadsheets of one submission."""
-MAX_ALIKE = 100
-"""Images with the same last two parts of their paths, beyond which a row is not looked into."""
-MAX_BYTES = 50_000_000
-"""What a spreadsheet may hold once it is unpacked."""
+MAX_LISTS = 20  # spreadsheets of one submission
+MAX_ALIKE = 100  # images that a row may mean, beyond which it is not looked into
+MAX_BYTES = 50_000_000  # of a spreadsheet, unpacked
 _YES = {"y", "yes", "true", "1", "1.0"}
 _NO = {"n", "no", "false", "0", "0.0"}
 
@@ -30,15 +28,10 @@ class NoList(Exception):
 
 @dataclass
 class AcceptList:
-    """The rows of a submission's spreadsheets.
+    """The rows of a submission's spreadsheets."""
 
-    Attributes:
-        rows: file as written → accepted or not, in order.
-        problems: (row, why) of rows that cannot be used.
-    """
-
-    rows: dict[str, bool] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    rows: dict[str, bool] = field(default_factory=dict)  # file as written → accepted or not
+    problems: list[tuple[str, str]] = field(default_factory=list)  # (row, why) of unusable rows
 
     def add(self, data: bytes, name: str) -> None:
         """Take in a spreadsheet; `NoList` when it is none."""
@@ -71,9 +64,8 @@ class AcceptList:
 def _csv(data: bytes) -> Iterable[Sequence[str]]:
     if len(data) > MAX_BYTES:
         raise NoList("too large")
-    for encoding in (
-        ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp949")
-    ):
+    utf_16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if utf_16 else ("utf-8-sig", "cp949"):
         try:
             text = data.decode(encoding)
             break
@@ -93,14 +85,14 @@ def _xlsx(data: bytes) -> Iterable[Sequence[object]]:
     try:
         import openpyxl
     except ImportError:
-        raise UserError(
-            "a submission has its list as .xlsx: pip install openpyxl to read it"
-        ) from None
-    _check_parts(data)
+        raise UserError("a list is an .xlsx file: pip install openpyxl to read it") from None
     try:
+        _check_parts(data)
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         for sheet in book.worksheets:
             yield from sheet.iter_rows(max_col=64, max_row=MAX_ROWS + 1, values_only=True)
+    except NoList:
+        raise
     except Exception as error:  # openpyxl lets through whatever a bad file makes it stumble over
         raise NoList(f"broken spreadsheet: {type(error).__name__}") from None
 
@@ -108,20 +100,15 @@ def _xlsx(data: bytes) -> Iterable[Sequence[object]]:
 def _check_parts(data: bytes) -> None:
     """Bound an .xlsx (a zip file of XML), and refuse entities, before a parser sees it."""
     left = MAX_BYTES
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts:
-            for part in parts.infolist():
-                with parts.open(part) as file:
-                    content = file.read(left + 1)
-                left -= len(content)
-                if left < 0:
-                    raise NoList(f"unpacks to more than {MAX_BYTES / 1e6:,.0f} MB")
-                if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-                    raise NoList("holds XML entities")
-    except NoList:
-        raise
-    except Exception as error:
-        raise NoList(f"broken spreadsheet: {type(error).__name__}") from None
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        for part in parts.infolist():
+            with parts.open(part) as file:
+                content = file.read(left + 1)
+            left -= len(content)
+            if left < 0:
+                raise NoList(f"unpacks to more than {MAX_BYTES / 1e6:,.0f} MB")
+            if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+                raise NoList("holds XML entities")
 
 
 class Matcher:
@@ -135,23 +122,17 @@ class Matcher:
     def __init__(self, paths: Iterable[Sequence[str]]):
         self._cased = [tuple(unicodedata.normalize("NFC", part) for part in p) for p in paths]
         self._paths = [tuple(_plain(part) for part in parts) for parts in self._cased]
-        self._by_name: dict[str, list[int]] = defaultdict(list)
-        self._by_two: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._by_end: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for number, parts in enumerate(self._paths):
-            self._by_name[parts[-1]].append(number)
-            self._by_two[parts[-2:]].append(number)
+            for end in {parts[-1:], parts[-2:]}:
+                self._by_end[end].append(number)
 
     def find(self, file: str) -> int | None:
         """Return the number of the image, None when there is none; ValueError for several."""
         cased = re.split(r"[\\/]+", unicodedata.normalize("NFC", file.strip()))
         cased = [part for part in cased if part not in ("", ".", "..")]
         wanted = [_plain(part) for part in cased]
-        if not wanted:
-            return None
-        if len(wanted) > 1:
-            found = self._by_two.get(tuple(wanted[-2:]), [])
-        else:
-            found = self._by_name.get(wanted[-1], [])
+        found = self._by_end.get(tuple(wanted[-2:]), [])
         if len(found) < 2:
             return found[0] if found else None
         if len(found) > MAX_ALIKE:
@@ -167,10 +148,8 @@ class Matcher:
 
 
 def _agreeing(path: Sequence[str], wanted: Sequence[str]) -> int:
-    n = 0
-    while n < min(len(path), len(wanted)) and path[-1 - n] == wanted[-1 - n]:
-        n += 1
-    return n
+    pairs = zip(reversed(path), reversed(wanted))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _plain(part: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from joblib import cpu_count
+from PIL import ImageOps
 
 from labkit.data import FaceFolder, PairList, decode_image
 from labkit.data.images import jpeg_bytes
@@ -26,31 +27,14 @@ TIME = 946_684_800  # 2000-01-01, for every file
 KEY_FILE, NAMES_FILE = "test_blind_key.csv", "test_blind_names.csv"
 
 
-def secret_order() -> np.random.Generator:
-    """Return random numbers that nobody can draw again."""
-    return np.random.default_rng(secrets.randbits(128))
-
-
-def new_names(files: list[str]) -> dict[str, str]:
-    """Return a random name for each file, `blind-` and 12 hexadecimal digits."""
-    names: dict[str, str] = {}
-    while len(names) < len(files):
-        names[f"{PREFIX}{secrets.token_hex(6)}.jpg"] = files[len(names)]
-    return {file: name for name, file in names.items()}
-
-
 def make_key(pairs: PairList, key: Path) -> None:
-    """Write the names and then the labelled list under these names into the folder `key`."""
-    names = new_names(pairs.files)
-    order = secret_order().permutation(len(pairs))
-    rows = sorted((blind, listed(file)) for file, blind in names.items())
+    """Write random names and then the labelled list under these names into the folder `key`."""
+    blind = [f"{PREFIX}{secrets.token_hex(6)}.jpg" for _ in pairs.files]
+    order = np.random.default_rng(secrets.randbits(128)).permutation(len(pairs))
+    rows = sorted(zip(blind, map(listed, pairs.files)))
     write_csv(key / NAMES_FILE, [("anonymous", "original"), *rows])
-    blind = [names[file] for file in pairs.files]
-    PairList.from_names(
-        [blind[i] for i in pairs.left[order]],
-        [blind[i] for i in pairs.right[order]],
-        pairs.labels[order],
-    ).write(key / KEY_FILE)
+    left, right = ([blind[i] for i in side[order]] for side in (pairs.left, pairs.right))
+    PairList.from_names(left, right, pairs.labels[order]).write(key / KEY_FILE)
 
 
 def read_key(key: Path, folder: FaceFolder) -> tuple[PairList, dict[str, int]]:
@@ -63,15 +47,14 @@ def read_key(key: Path, folder: FaceFolder) -> tuple[PairList, dict[str, int]]:
     pairs = PairList.read(key / KEY_FILE)
     found = {row[0]: number[row[1]] for row in rows if len(row) == 2 and row[1] in number}
     if len(found) < len(rows) or not set(pairs.files) <= set(found):
-        raise UserError(
-            f"the key in {key} belongs to other faces than {folder.root}: give the folder that it "
-            "was made for, or another --key for a new test"
-        )
+        raise UserError(f"the key in {key} belongs to other faces than {folder.root}: give another")
     return pairs, found
 
 
-def write_images(folder: FaceFolder, found: dict[str, int], test: Path, size: int, job: Job) -> int:
-    """Write each image under its name into `test` unless it is there; return how many were not.
+def write_images(
+    folder: FaceFolder, found: dict[str, int], test: Path, size: int, job: Job
+) -> None:
+    """Write each image under its name into `test` unless it is there.
 
     Raises UserError when `test` holds blind images of another key, or an image cannot be decoded.
     """
@@ -79,32 +62,24 @@ def write_images(folder: FaceFolder, found: dict[str, int], test: Path, size: in
     strangers = sorted(there - set(found))
     if strangers:
         raise UserError(
-            f"{test} holds {len(strangers):,} images of another blind test ({strangers[0]}, …): "
-            f"give its --key, or delete {test}/{PREFIX}*.jpg"
+            f"{test} holds images of another blind test, such as {strangers[0]}: give its --key, "
+            f"or delete {test}/{PREFIX}*.jpg"
         )
     missing = sorted(set(found) - there)
     bar = job.progress(total=len(found), unit="images")
     bar.update(len(there))
+    sources = [folder.path(found[name]) for name in missing]
+    targets = [test / name for name in missing]
     with ThreadPoolExecutor(cpu_count()) as threads:
-        for _ in threads.map(
-            lambda name: _write(folder.path(found[name]), test / name, size), missing
-        ):
+        for _ in threads.map(_write, sources, targets, [size] * len(missing)):
             bar.update()
-    return len(missing)
 
 
 def _write(source: Path, target: Path, size: int) -> None:
+    """Write the middle square of an image as a JPEG of `size` pixels, nothing but the pixels."""
+    square = ImageOps.fit(decode_image(source), (size, size))
     temporary = target.with_name(f".{target.name}.partial")
-    temporary.write_bytes(anonymous(source, size))
+    # From bare pixels: an image carries the profile and comments of the file it came from.
+    temporary.write_bytes(jpeg_bytes(np.asarray(square), QUALITY))
     os.utime(temporary, (TIME, TIME))
     os.replace(temporary, target)
-
-
-def anonymous(source: Path, size: int) -> bytes:
-    """Return the middle square of an image as a JPEG of `size` pixels, nothing but the pixels."""
-    image = decode_image(source)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    # From bare pixels: an image carries the profile and comments of the file it came from.
-    return jpeg_bytes(np.asarray(image.resize((size, size), box=box, reducing_gap=3.0)), QUALITY)

@@ -39,11 +39,7 @@ def list_path(path: str | Path) -> Path:
 
 
 def read_list(path: str | Path) -> dict[str, Finding]:
-    """Return the findings by `listed` name.
-
-    Raises UserError that names the file and its bad lines: a missing column, a `keep` that is
-    neither Y nor N, a file that came before with the other answer.
-    """
+    """Return the findings by `listed` name; UserError names the file and its bad lines."""
     path = list_path(path)
     if not path.exists():
         raise UserError(f"there is no list {path}: run clean.py first")

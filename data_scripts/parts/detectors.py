@@ -15,19 +15,12 @@ from labkit.crop import Face, find_faces
 from labkit.utils import UserError
 
 Detector = Callable[[Image.Image], list[Face]]
-_MTCNN_SURE = 0.9
 
 
-def _dlib() -> Detector:
-    """Return the detector that `labkit.crop` and the widget use."""
+def _dlib(second_look: bool) -> Detector:
+    """Return the detector of the widget; quicker without its second look where it finds no face."""
     find_faces(Image.new("RGB", (32, 32)))  # its model takes a second to load; UserError if missing
-    return find_faces
-
-
-def _dlib_quick() -> Detector:
-    """Return the same without its second look, for raw sets with many pictures without a face."""
-    _dlib()
-    return partial(find_faces, second_look=False)
+    return partial(find_faces, second_look=second_look)
 
 
 def _opencv() -> Detector:
@@ -35,18 +28,16 @@ def _opencv() -> Detector:
     try:
         import cv2
 
-        cascade = cv2.CascadeClassifier(
-            cv2.data.haarcascades + "haarcascade_frontalface_default.xml"
-        )
+        model = "haarcascade_frontalface_default.xml"
+        cascade = cv2.CascadeClassifier(cv2.data.haarcascades + model)
     except (ImportError, AttributeError):  # OpenCV 5 has no cascades
         raise _missing("opencv", "'opencv-python-headless<5'") from None
     cv2.setNumThreads(1)
 
     def find(photo: Image.Image) -> list[Face]:
         scale = min(1.0, 640 / max(photo.size))
-        small = photo.convert("L").resize(
-            [max(1, round(side * scale)) for side in photo.size], reducing_gap=2.0
-        )
+        size = [max(1, round(side * scale)) for side in photo.size]
+        small = photo.convert("L").resize(size, reducing_gap=2.0)
         least = max(24, max(small.size) // 12)
         boxes, _, weights = cascade.detectMultiScale3(
             np.asarray(small), 1.1, 6, minSize=(least, least), outputRejectLevels=True
@@ -72,13 +63,8 @@ def _mtcnn() -> Detector:
 
     def find(photo: Image.Image) -> list[Face]:
         boxes, sure = network.detect(photo)
-        if boxes is None:
-            return []
-        return [
-            Face(tuple(float(edge) for edge in box), float(p))
-            for box, p in zip(boxes, sure)
-            if p >= _MTCNN_SURE
-        ]
+        found = [] if boxes is None else zip(boxes, sure)
+        return [Face(tuple(map(float, box)), float(p)) for box, p in found if p >= 0.9]
 
     return find
 
@@ -96,14 +82,13 @@ def _none() -> Detector:
 
 def _missing(name: str, package: str) -> UserError:
     return UserError(
-        f"the detector {name} is not installed: pip install {package}, or choose another one "
-        f"with --detector ({', '.join(DETECTORS)})"
+        f"the detector {name} is not installed: pip install {package}, or take another --detector"
     )
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
-    "dlib": _dlib,
-    "dlib-quick": _dlib_quick,
+    "dlib": partial(_dlib, second_look=True),
+    "dlib-quick": partial(_dlib, second_look=False),
     "opencv": _opencv,
     "mtcnn": _mtcnn,
     "none": _none,

@@ -10,10 +10,7 @@ import numpy as np
 from labkit.data import FaceFolder, make_pairs
 from labkit.utils import UserError
 
-BINS = 4
-"""Groups of equal size that an attribute with many numbers, such as age, is cut into."""
-NEIGHBOURS = 5
-"""Nearest other identities that the hard imposters of an identity are drawn from."""
+NEIGHBOURS = 5  # nearest other identities that the hard imposters of an identity are drawn from
 _DRAWS = 3  # for each imposter that is wanted, since some come twice
 
 
@@ -59,8 +56,7 @@ def of_same_attributes(
     """Return different imposter pairs whose people are alike in all columns, int64 (m, 2).
 
     From `identities.csv`; numbers with more than 8 values are cut into quarters. People of whom a
-    column is not known have no hard imposters. Raises UserError when the table is not there or
-    has no such column.
+    column is not known have no hard imposters. UserError without the table or the column.
     """
     group = attribute_groups(folder, columns)[folder.labels]
     known = np.flatnonzero(group >= 0)
@@ -81,16 +77,13 @@ def attribute_groups(folder: FaceFolder, columns: Sequence[str]) -> np.ndarray:
     known = sorted({column for row in about.values() for column in row})
     if not known:
         raise UserError(
-            f"{folder.root} has no identities.csv with attributes (identity,gender,age,…): make "
-            "one, or leave --hard out"
+            f"{folder.root} has no identities.csv (identity,gender,…): leave out --hard"
         )
     group = np.zeros(len(folder.identities), np.int64)
     for column in columns:
         if column not in known:
-            raise UserError(
-                f"identities.csv of {folder.root} has no column '{column}': it has "
-                f"{', '.join(known)}"
-            )
+            table = f"identities.csv of {folder.root}"
+            raise UserError(f"{table} has no column '{column}': it has {', '.join(known)}")
         values = [about.get(name, {}).get(column, "").strip() for name in folder.identities]
         codes = _codes(values)
         group = np.where((group < 0) | (codes < 0), -1, group * (codes.max() + 1) + codes)
@@ -99,21 +92,16 @@ def attribute_groups(folder: FaceFolder, columns: Sequence[str]) -> np.ndarray:
 
 def _codes(values: list[str]) -> np.ndarray:
     """Return a number for each different value, or quarter of the numbers; -1 for an empty one."""
-    there = np.array([value != "" for value in values])
-    codes = np.full(len(values), -1, np.int64)
-    if not there.any():
-        return codes
-    told = np.array([value.lower() for value in values])[there]
+    told = np.array([value.lower() for value in values])
+    codes = np.unique(told, return_inverse=True)[1]
     try:
-        numbers = told.astype(np.float64)
+        numbers = told[told != ""].astype(np.float64)
         if len(np.unique(numbers)) > 8 and np.isfinite(numbers).all():
-            edges = np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1])
-            codes[there] = np.searchsorted(edges, numbers, side="right")
-            return codes
+            edges = np.quantile(numbers, [0.25, 0.5, 0.75])
+            codes[told != ""] = np.searchsorted(edges, numbers, side="right")
     except ValueError:
         pass
-    codes[there] = np.unique(told, return_inverse=True)[1]
-    return codes
+    return np.where(told == "", -1, codes)
 
 
 def of_near_identities(
@@ -135,14 +123,12 @@ def nearest_identities(centres: np.ndarray, k: int) -> np.ndarray:
     """Return the k nearest others of each identity by cosine, int64 (identities, k)."""
     n = len(centres)
     k = min(k, n - 1)
-    near = np.empty((n, k), np.int64)
-    height = max(1, (1 << 24) // n)
-    for start in range(0, n, height):
-        rows = centres[start : start + height]
-        likeness = rows @ centres.T
-        likeness[np.arange(len(rows)), start + np.arange(len(rows))] = -2
-        near[start : start + len(rows)] = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
-    return near
+    near = []
+    for rows in np.array_split(np.arange(n), 1 + n * n // (1 << 24)):
+        likeness = centres[rows] @ centres.T
+        likeness[np.arange(len(rows)), rows] = -2
+        near.append(np.argpartition(-likeness, k - 1, axis=1)[:, :k])
+    return np.concatenate(near)
 
 
 def _spread(n: int, wanted: int, rng: np.random.Generator) -> np.ndarray:

@@ -42,23 +42,17 @@ def parser(description: str) -> Parser:
 class Job:
     """One script's work on one output folder: locked, with a log and a summary.
 
-    Args:
-        name: names the log and the hidden folder; usually the script's name.
-        out_dir: the output folder, made when missing.
-        settings: what decides the result, as JSON values; a second run in the same folder must
-            have the same.
-        dry_run: nothing is written or locked.
-        log: where the list of what was left out goes instead of OUT/NAME.log.csv.
-        part: for work shared by several processes in one folder (say "3-of-8"): each part has a
-            lock and a log of its own; the settings are common.
-        keep: which rows of an earlier run's log stay, by their file's name; none by default.
+    settings: what decides the result, as JSON values; a second run in the same folder must have
+        the same.
+    dry_run: nothing is written or locked.
+    log: where the list of what was left out goes instead of OUT/NAME.log.csv.
+    part: for work shared by several processes in one folder (say "3-of-8"): each part has a lock
+        and a log of its own; the settings are common.
+    keep: which rows of an earlier run's log stay, by their file's name; none by default.
 
-    Attributes:
-        earlier: how many results were there already; the script counts them.
-        known: file → reason of the rows that were kept.
-
-    Entering raises UserError when another run is at work here, when the settings are not those of
-    the earlier runs, or when the folder cannot be written.
+    `earlier` is how many results were there already; the script counts them. Entering raises
+    UserError when another run is at work here, when the settings are not those of the earlier
+    runs, or when the folder cannot be written.
     """
 
     def __init__(
@@ -93,9 +87,8 @@ class Job:
             if not self.dry_run:
                 write_json(self.state / "settings.json", self.settings)
                 write_csv(self.log, [("file", "reason"), *self.known.items()])
-                self._log_file = stack.enter_context(
-                    open(self.log, "a", newline="", encoding="utf-8")
-                )
+                log = open(self.log, "a", newline="", encoding="utf-8")
+                self._log_file = stack.enter_context(log)
             self._stack = stack.pop_all()
         return self
 
@@ -109,14 +102,9 @@ class Job:
             return
         now = json.loads(json.dumps(self.settings))
         different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        what = "; ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in different)
         if different:
-            what = "; ".join(
-                f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in different
-            )
-            raise UserError(
-                f"{self.out} was begun with other settings ({what}): "
-                "use the same ones to go on, or another output folder"
-            )
+            raise UserError(f"{self.out} has other settings ({what}): use those, or another folder")
 
     def _read_log(self) -> None:
         try:
@@ -204,8 +192,7 @@ def main(
 ) -> int:
     """Run a script, print its summary and return the exit code.
 
-    0 when it did what was asked, 2 with one line on stderr for what the user can mend, 130 after
-    Ctrl-C or SIGTERM, with everything finished so far kept.
+    2, with one line on stderr, for what the user can mend; 130 after Ctrl-C or SIGTERM.
     """
     args = flags.parse_args(arguments)
     if args.json:
@@ -227,9 +214,8 @@ def main(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        where = error.filename or "a file of the output"
-        what_to_do = "free some space and run it again"
-        print(f"{flags.prog}: cannot write {where}: {reason(error)}; {what_to_do}", file=sys.stderr)
+        what = f"cannot write {error.filename or 'a file'}: {reason(error)}; free some space"
+        print(f"{flags.prog}: {what} and run it again", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, earlier)

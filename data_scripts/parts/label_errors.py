@@ -17,11 +17,9 @@ from labkit.data import FaceFolder
 from labkit.utils import atomic_path, l2_normalize, progress
 from parts.measure import PIECE, piece_key
 
-CORE = 0.6
-"""The part of an identity's images, nearest to its medoid, that its centre is the mean of."""
+CORE = 0.6  # part of an identity's images, nearest to its medoid, that its centre is the mean of
 MAX_FOR_MEDOID = 1000
 SAME_PERSON = 0.9  # least cosine of the centres of identities that may be one person
-TYPICAL = 3
 
 
 @dataclass
@@ -51,12 +49,10 @@ class Verdicts:
     def typical(self, images: range) -> list[int]:
         """Return the images of an identity, given all of them, that are most like it."""
         rows = [i for i in images if np.isfinite(self.own[i]) and not self.wrong[i]]
-        return sorted(rows, key=lambda i: -self.own[i])[:TYPICAL]
+        return sorted(rows, key=lambda i: -self.own[i])[:3]
 
 
-def embed(
-    folder: FaceFolder, readable: np.ndarray, embedder, *, store: Path | None = None
-) -> np.ndarray:
+def embed(folder: FaceFolder, readable: np.ndarray, embedder, store: Path | None) -> np.ndarray:
     """Return float16 (n, d), rows of length 1, of the readable images; zeros for the others.
 
     Kept in pieces as `measure` keeps its own, for these weights.
@@ -67,10 +63,8 @@ def embed(
         for start in range(0, len(folder), PIECE):
             numbers = range(start, min(start + PIECE, len(folder)))
             piece = found[start : numbers.stop]  # a view: what is written to it is found
-            path = None
-            if store:
-                key = piece_key(folder, numbers)
-                path = store / f"{key}-{embedder.weights_sha256[:16]}.npy"
+            name = f"{piece_key(folder, numbers)}-{embedder.weights_sha256[:16]}.npy"
+            path = store and store / name
             try:
                 piece[:] = np.load(path)
             except (OSError, ValueError, EOFError, TypeError):  # not there, damaged, no store
@@ -113,10 +107,7 @@ def centres(
         if len(rows) == 1:
             continue
         own[numbers] = rows @ made[k]
-        if len(core) > 1:
-            own[numbers[core]] = np.einsum("ij,ij->i", rows[core], l2_normalize(total - rows[core]))
-        else:
-            own[numbers[core]] = rows[core] @ rows[1 - core[0]]
+        own[numbers[core]] = np.einsum("ij,ij->i", rows[core], l2_normalize(total - rows[core]))
     return made, own
 
 
@@ -132,16 +123,15 @@ def judge(
     n = len(embeddings)
     other, nearest = np.full(n, np.nan, np.float32), np.full(n, -1, np.int64)
     strangers = []
-    if len(made) > 1:
-        height = max(1, (1 << 24) // len(made))
-        for start in range(0, n, height):
-            rows = np.arange(start, min(start + height, n))
-            likeness = embeddings[rows].astype(np.float32) @ made.T
-            likeness[np.arange(len(rows)), labels[rows]] = -2
-            nearest[rows] = likeness.argmax(axis=1)
-            other[rows] = likeness[np.arange(len(rows)), nearest[rows]]
-            some = likeness[:: max(1, len(rows) // 256)]
-            strangers.append(some[some > -2])
+    height = max(1, (1 << 24) // len(made))
+    for start in range(0, n if len(made) > 1 else 0, height):
+        rows = np.arange(start, min(start + height, n))
+        likeness = embeddings[rows].astype(np.float32) @ made.T
+        likeness[np.arange(len(rows)), labels[rows]] = -2
+        nearest[rows] = likeness.argmax(axis=1)
+        other[rows] = likeness[np.arange(len(rows)), nearest[rows]]
+        some = likeness[:: max(1, len(rows) // 256)]
+        strangers.append(some[some > -2])
     judged = readable & np.isfinite(own) & (nearest >= 0)
     if not judged.any():
         none = np.zeros(n, bool)
@@ -163,13 +153,12 @@ def _same_people(made: np.ndarray, starts: np.ndarray, usual: np.ndarray) -> lis
     limit = max(SAME_PERSON, float(np.quantile(usual, 0.9)))
     counts = np.diff(starts)
     found: list[tuple[int, int, float]] = []
-    height = max(1, (1 << 24) // len(made))
-    for start in range(0, len(made), height):
-        likeness = made[start : start + height] @ made.T
-        for row, column in zip(*np.nonzero(likeness >= limit)):
-            a, b = int(start + row), int(column)
+    for rows in np.array_split(np.arange(len(made)), 1 + len(made) ** 2 // (1 << 24)):
+        likeness = made[rows] @ made.T
+        for row, b in zip(*np.nonzero(likeness >= limit)):
+            a = rows[row]
             if a < b and min(counts[a], counts[b]) > 1:
-                found.append((a, b, float(likeness[row, column])))
+                found.append((int(a), int(b), float(likeness[row, b])))
     return sorted(found, key=lambda pair: -pair[2])
 
 

@@ -24,8 +24,7 @@ from parts.near_duplicates import THUMB, candidates, likeness, perceptual_hash
 from parts.tables import listed
 
 PIECE = 2048
-SIDE = 128
-"""Sharpness is measured on the grey picture at this many pixels, or at its own size if smaller."""
+SIDE = 128  # pixels of the grey picture that sharpness is measured on, if it has as many
 _VERSION = 2
 _FIELDS = ("width", "height", "sharpness", "contrast", "bytes", "hash", "thumb", "problem")
 _BLANK = np.zeros((THUMB, THUMB), np.uint8)
@@ -35,23 +34,18 @@ _BLANK = np.zeros((THUMB, THUMB), np.uint8)
 class Measures:
     """One row per image of a folder, in its order.
 
-    width, height: int32, pixels; 0 for an image that cannot be read.
-    sharpness: float32; variance of the Laplacian of the grey picture at 128 px over the variance
-        of the picture, so that neither contrast nor size counts. Blurred photos are near 0.
-    contrast: float32; standard deviation of the grey picture, 0 to 255.
-    bytes: int64, size of the file.
-    hash: uint64, the perceptual hash. thumb: uint8 (n, 32, 32), grey.
-    problem: object (n,), why an image cannot be read, or "".
+    Sharpness is the variance of the Laplacian of the grey picture at 128 px over the variance of
+    the picture, so that neither contrast nor size counts. Blurred photos are near 0.
     """
 
-    width: np.ndarray
+    width: np.ndarray  # int32, pixels; 0 for an image that cannot be read
     height: np.ndarray
-    sharpness: np.ndarray
-    contrast: np.ndarray
-    bytes: np.ndarray
-    hash: np.ndarray
-    thumb: np.ndarray
-    problem: np.ndarray
+    sharpness: np.ndarray  # float32
+    contrast: np.ndarray  # float32, standard deviation of the grey picture, 0 to 255
+    bytes: np.ndarray  # int64, size of the file
+    hash: np.ndarray  # uint64, the perceptual hash
+    thumb: np.ndarray  # uint8 (n, 32, 32), grey
+    problem: np.ndarray  # object (n,), why an image cannot be read, or ""
 
     def __len__(self) -> int:
         return len(self.width)
@@ -67,19 +61,14 @@ class Measures:
         return self.contrast >= 4
 
     def near_duplicates(
-        self,
-        radius: int,
-        alike: float,
-        *,
-        among: np.ndarray | None = None,
-        apart: np.ndarray | None = None,
+        self, radius: int, alike: float, *, among=True, apart: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs of near-duplicates, int64 (m,) each.
 
         among: bool (n,), the images to look at. apart: (n,), whose values the two of a pair must
         not share.
         """
-        numbers = np.flatnonzero(self.telling if among is None else among & self.telling)
+        numbers = np.flatnonzero(self.telling & among)
         i, j = (numbers[found] for found in candidates(self.hash[numbers], radius))
         if apart is not None:
             different = apart[i] != apart[j]
@@ -101,7 +90,6 @@ def measure(
     *,
     store: Path | None = None,
     earlier: Sequence[Path] = (),
-    workers: int | None = None,
     desc: str = "reading images",
 ) -> Measures:
     """Look at every image of `folder`.
@@ -112,7 +100,7 @@ def measure(
     parts: list[Measures] = []
     stores = [*([store] if store else []), *earlier]
     with (
-        ThreadPoolExecutor(workers or cpu_count()) as threads,
+        ThreadPoolExecutor(cpu_count()) as threads,
         progress(total=len(folder), desc=desc, unit="images") as bar,
     ):
         for start in range(0, len(folder), PIECE):
@@ -120,12 +108,11 @@ def measure(
             name = f"{piece_key(folder, numbers)}.npz"
             found = next(filter(None, (_read_piece(place / name) for place in stores)), None)
             if found is None:
-                found = _measure_some([folder.path(i) for i in numbers], threads, bar)
+                found = _measure_some([folder.path(i) for i in numbers], threads)
                 if store:
                     with atomic_path(store / name) as temporary:
                         np.savez(temporary, **vars(found) | {"problem": found.problem.astype(str)})
-            else:
-                bar.update(len(numbers))
+            bar.update(len(numbers))
             parts.append(found)
     return Measures.joined(parts)
 
@@ -144,12 +131,9 @@ def piece_key(folder: FaceFolder, numbers: range) -> str:
     return digest.hexdigest()
 
 
-def _measure_some(paths: list[Path], threads: ThreadPoolExecutor, bar) -> Measures:
-    rows = []
-    for row in threads.map(_look, paths):
-        rows.append(row)
-        bar.update()
-    width, height, sharpness, contrast, size, thumbs, problem = zip(*rows, strict=True)
+def _measure_some(paths: list[Path], threads: ThreadPoolExecutor) -> Measures:
+    rows = threads.map(_look, paths)
+    width, height, sharpness, contrast, size, thumbs, problem = zip(*rows)
     thumbs = np.stack(thumbs)
     return Measures(
         np.array(width, np.int32),

@@ -27,40 +27,28 @@ CSV_HEADER = (
 
 @dataclass
 class Place:
-    """One line of the leaderboard. Rates in percent.
+    """One line of the leaderboard. Rates in percent."""
 
-    rank: 1 for the lowest EER, shared by equal ones. versus: the paired difference to the line
-    above (this one's EER minus that one's), None for the first. same_as: the name of an earlier
-    line whose scores order all pairs in the same way, or "".
-    """
-
-    rank: int
+    rank: int  # 1 for the lowest EER, shared by equal ones
     name: str
     eer: float
     low: float
     high: float
     voxceleb_eer: float
     tar_at_1_percent: float
-    versus: metrics.PairedDifference | None
-    same_as: str
+    versus: metrics.PairedDifference | None  # this one's EER minus that of the line above
+    same_as: str  # an earlier line whose scores order all pairs in the same way, or ""
 
     def against_the_one_above(self) -> str:
         """Say how a line stands to the one above it."""
         v = self.versus
-        if v is None:
-            return ""
-        if v.significant:
+        if v and v.significant:
             return f"behind by {v.difference:.2f} points ({v.low:.2f} to {v.high:.2f})"
-        return f"cannot be told apart ({v.low:+.2f} to {v.high:+.2f})"
+        return f"cannot be told apart ({v.low:+.2f} to {v.high:+.2f})" if v else ""
 
 
 def rank(
-    good: Sequence[Submission],
-    key: Key,
-    *,
-    samples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    good: Sequence[Submission], key: Key, *, samples: int, level: float = 0.95, seed: int = 0
 ) -> list[Place]:
     """Return the places of submissions in which nothing is wrong, best first.
 
@@ -83,19 +71,10 @@ def rank(
         )
         ordering = np.unique(scores, return_inverse=True)[1].astype(np.int32).tobytes()
         tied = places and places[-1].eer == eers[i]
-        places.append(
-            Place(
-                rank=places[-1].rank if tied else len(places) + 1,
-                name=names[i],
-                eer=eers[i],
-                low=low,
-                high=high,
-                voxceleb_eer=metrics.voxceleb_eer(scores, labels),
-                tar_at_1_percent=100.0 * float(metrics.tar_at_far(scores, labels, [0.01])[0]),
-                versus=versus,
-                same_as=first_with.get(ordering, ""),
-            )
-        )
+        number = places[-1].rank if tied else len(places) + 1
+        tar = 100.0 * float(metrics.tar_at_far(scores, labels, [0.01])[0])
+        rates = eers[i], low, high, metrics.voxceleb_eer(scores, labels), tar
+        places.append(Place(number, names[i], *rates, versus, first_with.get(ordering, "")))
         first_with.setdefault(ordering, names[i])
         above = scores, draws
     return places
@@ -118,16 +97,12 @@ def display_names(names: Sequence[str]) -> list[str]:
 
 
 def write_leaderboard(
-    folder: Path,
-    places: Sequence[Place],
-    rejected: Sequence[Submission],
-    key: Key,
-    *,
-    title: str = "Leaderboard",
-    samples: int = 1000,
-    level: float = 0.95,
+    folder: Path, places: Sequence[Place], rejected: Sequence[Submission], key: Key, **settings
 ) -> None:
-    """Write leaderboard.csv, rejected.csv and leaderboard.html into a folder."""
+    """Write leaderboard.csv, rejected.csv and leaderboard.html into a folder.
+
+    settings: title, samples and level, for the page.
+    """
     make_folder(folder)
     write_csv(folder / "leaderboard.csv", [CSV_HEADER, *map(_csv_row, places)])
     names = display_names([submission.path.name for submission in rejected])
@@ -138,30 +113,23 @@ def write_leaderboard(
     targets = int(key.pairs.labels.sum())
     page = render_page(
         TEMPLATES / "leaderboard.html",
-        title=listed(title),
         places=places,
         rejected=bad,
         targets=targets,
         imposters=len(key.pairs) - targets,
         people=key.people,
         known_by=key.known_by,
-        samples=samples,
-        level=level,
+        **settings,
         largest=max((place.high for place in places), default=1.0) or 1.0,
     )
     write_text(folder / "leaderboard.html", page)
 
 
 def _csv_row(place: Place) -> list[str]:
-    numbers = (place.eer, place.low, place.high, place.voxceleb_eer, place.tar_at_1_percent)
-    versus = [""] * 5
-    if (v := place.versus) is not None:
+    rates = [place.eer, place.low, place.high, place.voxceleb_eer, place.tar_at_1_percent]
+    versus, v = [""] * 5, place.versus
+    if v:
         versus = [f"{x:.4f}" for x in (v.difference, v.low, v.high, v.p_value)]
         versus.append("yes" if v.significant else "no")
-    return [
-        str(place.rank),
-        spreadsheet_cell(place.name),
-        *(f"{number:.4f}" for number in numbers),
-        *versus,
-        spreadsheet_cell(place.same_as),
-    ]
+    name, same_as = spreadsheet_cell(place.name), spreadsheet_cell(place.same_as)
+    return [str(place.rank), name, *(f"{rate:.4f}" for rate in rates), *versus, same_as]

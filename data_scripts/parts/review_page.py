@@ -23,31 +23,11 @@ from parts.tables import listed
 
 SIDE = 112
 TEMPLATES = Path(__file__).parents[1] / "templates"
-REASONS = {
-    "in two identities": (
-        "The same photo under two names",
-        "One of the names is wrong. Keep a copy only where you know whose face it is.",
-    ),
-    "wrong face": (
-        "Perhaps another person",
-        "Far from the other photos of this identity and near those of another.",
-    ),
-    "odd face": (
-        "Unlike the others of its identity",
-        "Far from the other photos of this identity, near nobody else's: a stranger, a wrong "
-        "crop, or an unusual photo. Kept unless you say otherwise.",
-    ),
-    "near-duplicate": (
-        "Copies of one photo",
-        "The best copy of each group is kept: the largest, then the sharpest.",
-    ),
-    "blurred": ("Blurred", "Too little detail for its contrast, whatever its size in pixels."),
-    "too small": ("Too small", "Fewer pixels than asked for."),
-    "flat": ("No picture", "One flat colour."),
-    "unreadable": ("Unreadable", "The file cannot be decoded; it will be left out."),
-}
-"""reason → title and explanation, in the order of the page."""
 COMPARED = ("wrong face", "odd face")
+REASONS = (
+    *("in two identities", *COMPARED, "near-duplicate"),
+    *("blurred", "too small", "flat", "unreadable"),
+)  # in the order of the page, which has their titles
 
 
 def write_page(
@@ -60,13 +40,13 @@ def write_page(
     *,
     about: str,
     most: int,
-    verdicts=None,
+    verdicts,
 ) -> None:
     """Write the page for a list.
 
     groups: image numbers of near-duplicates, shown side by side. same: identities that may be one
     person. most: pictures shown per reason; what is beyond stays in the list as suggested.
-    verdicts: of `label_errors`, for showing faces beside those that they are compared with.
+    verdicts: of `label_errors` or None, to show faces beside those that they are compared with.
     """
     number = {folder.name(i): i for i in range(len(folder))}
     where = {image: k for k, group in enumerate(groups) for image in group}
@@ -74,27 +54,28 @@ def write_page(
     for finding in findings:
         i = number[finding.file]
         order = where.get(i, -1), groups[where[i]].index(i) if i in where else 0
-        if finding.reason in COMPARED and verdicts is not None:
+        if finding.reason in COMPARED:
             order = float(verdicts.own[i] - verdicts.other[i]), 0
         by_reason[finding.reason].append((*order, i, finding))
     sections, shown = [], []
     for reason, rows in by_reason.items():
         cards = []
         for _, _, i, finding in sorted(rows, key=lambda row: row[:3]):
-            size = f"{measures.width[i]}×{measures.height[i]}" if measures.width[i] else ""
-            card = {"file": listed(finding.file), "keep": finding.keep, "detail": finding.detail}
-            card |= {"size": size, "group": where.get(i, -1)}
+            card = dict(file=listed(finding.file), keep=finding.keep, detail=finding.detail)
+            card["size"] = f"{measures.width[i]}×{measures.height[i]}" if measures.width[i] else ""
+            card["group"] = where.get(i, -1)
             cards.append(card)
             if len(cards) <= most and measures.width[i]:
                 shown.append((i, card))
-                if reason in COMPARED and verdicts is not None:
+                if reason in COMPARED:
                     card["beside"] = _beside(folder, verdicts, i, shown)
-        title, text = REASONS[reason]
         if cards:
-            sections.append(
-                {"reason": reason, "title": title, "text": text, "cards": cards, "most": most}
-            )
-    _add_pictures(folder, shown)
+            sections.append({"reason": reason, "cards": cards, "most": most})
+    with ThreadPoolExecutor(cpu_count()) as threads:
+        pictures = threads.map(lambda pair: thumbnail(folder.path(pair[0])), shown)
+        bar = progress(pictures, total=len(shown), desc="drawing the page", unit="pictures")
+        for (_, card), picture in zip(shown, bar):
+            card["picture"] = picture
     data = {
         "about": listed(about),
         "images": len(folder),
@@ -109,27 +90,13 @@ def write_page(
 
 def _beside(folder: FaceFolder, verdicts, i: int, shown: list) -> list[dict]:
     """Return typical faces of the own identity and, for a label error, of the nearest other."""
-    labels = [int(folder.labels[i])]
-    if verdicts.wrong[i]:
-        labels.append(int(verdicts.nearest[i]))
     rows = []
-    for label in labels:
-        faces = [{} for _ in verdicts.typical(folder.indices_of(label))]
-        shown.extend(zip(verdicts.typical(folder.indices_of(label)), faces))
+    for label in (folder.labels[i], verdicts.nearest[i])[: 1 + verdicts.wrong[i]]:
+        typical = verdicts.typical(folder.indices_of(int(label)))
+        faces = [{} for _ in typical]
+        shown.extend(zip(typical, faces))
         rows.append({"who": listed(folder.identities[label]), "faces": faces})
     return rows
-
-
-def _add_pictures(folder: FaceFolder, shown: list[tuple[int, dict]]) -> None:
-    with (
-        ThreadPoolExecutor(cpu_count()) as threads,
-        progress(total=len(shown), desc="drawing the page", unit="pictures") as bar,
-    ):
-        for (_, card), picture in zip(
-            shown, threads.map(lambda pair: thumbnail(folder.path(pair[0])), shown)
-        ):
-            card["picture"] = picture
-            bar.update()
 
 
 def thumbnail(path: Path, side: int = SIDE) -> str:

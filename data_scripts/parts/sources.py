@@ -11,30 +11,21 @@ from pathlib import Path
 from labkit.utils import UserError, reason
 from parts.names import is_litter, repaired, safe_parts
 
+# Of the formats that `labkit.crop.read_photo` reads.
 RAW_EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .heic .heif".split())
-"""Endings of the formats that `labkit.crop.read_photo` reads."""
-MAX_BYTES = 100_000_000
-"""The largest image file that is read, in bytes."""
+MAX_BYTES = 100_000_000  # of an image file
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
 @dataclass
 class Raw:
-    """One image of a source, or the reason why it is none.
+    """One image of a source, or the reason why it is none."""
 
-    Attributes:
-        name: what to call it in the log.
-        parts: identity and then the rest of its name; empty when `problem` is set.
-        content: its path, or its bytes; None when `problem` is set.
-        problem: why it cannot be used.
-        target: where its crop goes, for the script to set.
-    """
-
-    name: str
-    parts: tuple[str, ...] = ()
-    content: str | bytes | None = None
-    problem: str = ""
-    target: Path | None = None
+    name: str  # what to call it in the log
+    parts: tuple[str, ...] = ()  # identity and then the rest of its name
+    content: str | bytes | None = None  # its path, or its bytes
+    problem: str = ""  # why it cannot be used; then there are no parts and no content
+    target: Path | None = None  # where its crop goes, for the script to set
 
 
 class Tree:
@@ -73,18 +64,14 @@ class Tree:
             with os.scandir(self.path / below) as entries:
                 yield from (entry for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            folder = self.path / below
-            raise UserError(f"cannot read the folder {folder}: {reason(error)}") from None
+            raise UserError(f"cannot read {self.path / below}: {reason(error)}") from None
 
 
 class Archive:
     """The images of a tar, tar.gz, tar.bz2 or tar.xz, in its order, without unpacking it.
 
     An image belongs to the folder that it lies in, whatever that lies in: `train/n000002/1.jpg`
-    to `n000002`. Memory does not grow with the archive.
-
-    Attributes:
-        problem: set at the end when the archive could not be read to its end.
+    to `n000002`. `problem` is set when the archive could not be read to its end.
     """
 
     def __init__(self, path: Path):
@@ -118,10 +105,7 @@ class Archive:
                             raise _Damaged("unexpected end of data")
                         yield raw
         except _NoArchive as error:
-            raise UserError(
-                f"{self.path} is not a tar archive: give a folder of identities, or a tar, tar.gz, "
-                f"tar.bz2 or tar.xz file ({error})"
-            ) from None
+            raise UserError(f"{self.path} is not a tar archive or a folder: {error}") from None
         except (tarfile.TarError, zlib.error, LZMAError, EOFError, _Damaged, OSError) as error:
             why = reason(error) if isinstance(error, OSError) else error or type(error).__name__
             self.problem = f"archive is cut short or damaged: {why}"

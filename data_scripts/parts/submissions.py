@@ -34,18 +34,13 @@ MAGIC = {
 
 @dataclass
 class Key:
-    """The labels of a blind list, and who is in its images; staff keep it.
+    """The labels of a blind list, and who is in its images; staff keep it."""
 
-    pairs: the labelled list, with the names that the blind list has. left, right: int64 (n,),
-    number of the person in each pair's images. people: how many there are. known_by: how we
-    know who is who, for the report.
-    """
-
-    pairs: PairList
-    left: np.ndarray
+    pairs: PairList  # labelled, with the names that the blind list has
+    left: np.ndarray  # int64 (n,), number of the person in each pair's first image
     right: np.ndarray
     people: int
-    known_by: str
+    known_by: str  # how we know who is who, for the report
     number: dict[frozenset[str], int] = field(init=False, repr=False)
     size_limit: int = field(init=False)
 
@@ -74,10 +69,8 @@ class Key:
             wrong = _contradictions(pairs, of_file)
             if len(wrong):
                 a, b = pairs.name_pair(wrong[0])
-                raise UserError(
-                    f"{identities} contradicts {len(wrong):,} labels of {path}, first that of "
-                    f"{printable(a)} and {printable(b)}: are these files of one list?"
-                )
+                what = f"contradicts {len(wrong):,} labels of {path}"
+                raise UserError(f"{identities} {what}, first {printable(a)} and {printable(b)}")
         else:
             of_file = pairs.file_identities()
             known_by = "people by the folders of the images"
@@ -97,15 +90,11 @@ class Key:
 
 @dataclass
 class Submission:
-    """One score file after the check.
-
-    path: the file. scores: float64 (n,) in the key's order, or None when anything is wrong.
-    problems: what is wrong, in plain words, the first 20 and how many more.
-    """
+    """One score file after the check."""
 
     path: Path
-    scores: np.ndarray | None
-    problems: list[str]
+    scores: np.ndarray | None  # float64 (n,) in the key's order; None when anything is wrong
+    problems: list[str]  # what is wrong, in plain words, the first 20 and how many more
 
     def __str__(self) -> str:
         """Return one line for people: the file and what is wrong with it."""
@@ -167,9 +156,8 @@ def check_submission(path: Path, key: Key) -> Submission:
         shown.append("it holds no line")
     if len(missing):
         first = ",".join(map(printable, key.pairs.name_pair(int(missing[0]))))
-        shown.append(
-            f"{len(missing):,} of {len(line_of):,} pairs of the list are missing, first {first}"
-        )
+        many = f"{len(missing):,} of {len(line_of):,} pairs of the list"
+        shown.append(f"{many} are missing, first {first}")
     return Submission(path, None if shown else scores, shown)
 
 
@@ -197,9 +185,7 @@ def _text(path: Path, limit: int) -> str:
     if not stat.S_ISREG(about.st_mode):
         raise ValueError("it is not an ordinary file")
     if about.st_size > limit:
-        raise ValueError(
-            f"it is too large: {about.st_size:,} bytes, where {limit:,} are more than enough"
-        )
+        raise ValueError(f"it is too large: {about.st_size:,} bytes, at most {limit:,} are read")
     data = path.read_bytes()
     if not data:
         raise ValueError("it is empty")
@@ -259,10 +245,8 @@ def _read_identities(path: Path, pairs: PairList) -> list[str]:
         raise UserError(bad_lines(path, problems))
     missing = [name for name in pairs.files if name not in known]
     if missing:
-        raise UserError(
-            f"{path} lacks {len(missing):,} of the {len(pairs.files):,} images of the key, "
-            f"first {printable(missing[0])}"
-        )
+        some = f"{len(missing):,} of the {len(pairs.files):,} images"
+        raise UserError(f"{path} lacks {some} of the key, first {printable(missing[0])}")
     return [known[name].split("/", 1)[0] for name in pairs.files]
 
 

@@ -30,23 +30,14 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds for one submission, all archives in it together.
+    """Bounds for one submission, all archives in it together."""
 
-    Attributes:
-        members: files and folders.
-        member_bytes: size of one file (an archive inside may be as large as the whole).
-        total_bytes: all that is read out of it.
-        ratio: size over compressed size of one file, from a megabyte on.
-        depth: archives inside archives.
-        archives: archives inside in all, each of which keeps a file open.
-    """
-
-    members: int = 100_000
-    member_bytes: int = 100_000_000
-    total_bytes: int = 4_000_000_000
-    ratio: int = 200
-    depth: int = 2
-    archives: int = 100
+    members: int = 100_000  # files and folders
+    member_bytes: int = 100_000_000  # of one file; an archive inside may be as large as the whole
+    total_bytes: int = 4_000_000_000  # all that is read out of it
+    ratio: int = 200  # size over compressed size of one file, from a megabyte on
+    depth: int = 2  # archives inside archives
+    archives: int = 100  # archives inside in all, each of which keeps a file open
 
 
 class Refused(Exception):
@@ -55,18 +46,11 @@ class Refused(Exception):
 
 @dataclass
 class Entry:
-    """One file of a submission.
+    """One file of a submission."""
 
-    Attributes:
-        name: what to call it in the log.
-        parts: its folders and its name, those of the archives around it before them.
-        root: how many of the parts name the archive that it lies in and those around.
-        archive, member: where its bytes are.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    root: int
+    name: str  # what to call it in the log
+    parts: tuple[str, ...]  # its folders and its name, those of the archives around it before them
+    root: int  # how many of the parts name the archive that it lies in and those around
     archive: zipfile.ZipFile = field(repr=False)
     member: zipfile.ZipInfo = field(repr=False)
 
@@ -78,18 +62,14 @@ class Entry:
 class Zips:
     """A zip file and the zip files in it; use it in a `with` block.
 
-    Attributes:
-        entries: its files, in the order of the archives; what systems leave behind (`__MACOSX`,
-            `Thumbs.db`) is passed over.
-        refused: (name, why) of what cannot be read.
-
-    Entering raises `Refused` when the outermost archive cannot be read at all.
+    What systems leave behind (`__MACOSX`, `Thumbs.db`) is passed over. Entering raises `Refused`
+    when the outermost archive cannot be read at all.
     """
 
     def __init__(self, path: Path, limits: Limits):
         self.path, self.limits = path, limits
-        self.entries: list[Entry] = []
-        self.refused: list[tuple[str, str]] = []
+        self.entries: list[Entry] = []  # in the order of the archives
+        self.refused: list[tuple[str, str]] = []  # (name, why) of what cannot be read
         self._bytes_left, self._members_left = limits.total_bytes, limits.members
         self._archives_left = limits.archives
         self._stack = ExitStack()

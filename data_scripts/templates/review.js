@@ -1,5 +1,20 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
+const REASONS = {
+  "in two identities": ["The same photo under two names",
+    "One of the names is wrong. Keep a copy only where you know whose face it is."],
+  "wrong face": ["Perhaps another person",
+    "Far from the other photos of this identity and near those of another."],
+  "odd face": ["Unlike the others of its identity",
+    "Far from the other photos of this identity, near nobody else's: a stranger, a wrong crop, " +
+    "or an unusual photo. Kept unless you say otherwise."],
+  "near-duplicate": ["Copies of one photo",
+    "The best copy of each group is kept: the largest, then the sharpest."],
+  "blurred": ["Blurred", "Too little detail for its contrast, whatever its size in pixels."],
+  "too small": ["Too small", "Fewer pixels than asked for."],
+  "flat": ["No picture", "One flat colour."],
+  "unreadable": ["Unreadable", "The file cannot be decoded; it will be left out."],
+};
 const memory = "facelab-review-" + data.key;
 const cards = [];
 let answers = {};
@@ -85,12 +100,13 @@ document.getElementById("intro").textContent =
 const bar = document.getElementById("bar");
 const main = document.getElementById("main");
 for (const section of data.sections) {
-  const link = make("a", bar, section.title + " " + count(section.cards.length));
+  const [title, explanation] = REASONS[section.reason];
+  const link = make("a", bar, title + " " + count(section.cards.length));
   link.href = "#" + section.reason.replaceAll(" ", "-");
   const node = make("section", main);
   node.id = section.reason.replaceAll(" ", "-");
   const head = make("div", node, undefined, "head");
-  make("h2", head, section.title);
+  make("h2", head, title);
   make("span", head, count(section.cards.length), "count");
   make("span", head, undefined, "grow");
   const mine = [];
@@ -104,7 +120,7 @@ for (const section of data.sections) {
     mine.forEach(card => set(card, card.keep));
     settle();
   });
-  make("p", node, section.text);
+  make("p", node, explanation);
   const place = make("div", node, undefined, "cards");
   let group = null, last = -1;
   section.cards.forEach((card, k) => {

@@ -4,20 +4,14 @@ from labkit.evaluate.baselines import reference_systems
 from labkit.evaluate.report import save_report
 from labkit.evaluate.scorefiles import ScoreFile, read_scores, write_scores
 from labkit.evaluate.verification import (
-    IdentityErrors,
     VerificationReport,
-    embed_files,
-    identities_of,
     score_embeddings,
     score_pairs,
 )
 
 __all__ = [
-    "IdentityErrors",
     "ScoreFile",
     "VerificationReport",
-    "embed_files",
-    "identities_of",
     "read_scores",
     "reference_systems",
     "save_report",

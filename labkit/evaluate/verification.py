@@ -1,8 +1,5 @@
 """Scores of a pair list, and what they say: the numbers, and who and what is hard."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,57 +11,37 @@ from labkit.embed import check_embeddings
 from labkit.utils import UserError, l2_normalize, progress
 
 FARS = (0.1, 0.01, 0.001)
-MAX_HARDEST = 12
-
-
-def embed_files(embedder, paths: Sequence[str | Path], *, flip: bool = False) -> np.ndarray:
-    """Embed image files, each once: (n, d), rows of length 1.
-
-    With `flip`, the mean of the embeddings of the picture and of its horizontal flip, normalized.
-    `embedder` is an `Embedder` or anything with its `files` method and call.
-    """
-    if not flip:
-        return np.asarray(embedder.files(paths))
-    parts = []
-    with progress(total=len(paths), desc="embedding with flips", unit="image") as bar:
-        for start in range(0, len(paths), embedder.batch_size):
-            images = [decode_image(path) for path in paths[start : start + embedder.batch_size]]
-            flipped = [ImageOps.mirror(image) for image in images]
-            parts.append(np.asarray(embedder(images)) + np.asarray(embedder(flipped)))
-            bar.update(len(images))
-    return l2_normalize(np.concatenate(parts))
 
 
 def score_pairs(embedder, pairs: PairList, root: str | Path, *, flip: bool = False) -> np.ndarray:
     """Return the cosine of each pair, float32 (n,) in [-1, 1]; each image is embedded once.
 
-    `root` is the test folder. For `flip`, see `embed_files`. Raises UserError for a file that is
-    missing or unreadable, and for an embedding that is zero or not finite.
+    `embedder` is an `Embedder` or anything with its `files` method and call, `root` the test
+    folder. With `flip`, the embeddings of a picture and of its horizontal flip are averaged.
+    Raises UserError for a file that is missing or unreadable.
     """
-    root = Path(root)
-    missing = [name for name in pairs.files if not os.path.isfile(root / name)]
-    if missing:
-        raise UserError(
-            f"{len(missing):,} of {len(pairs.files):,} images of the pair list are not in {root}, "
-            f"first {missing[0]}"
-        )
-    embeddings = embed_files(embedder, [root / name for name in pairs.files], flip=flip)
-    return score_embeddings(embeddings, pairs)
+    paths = [Path(root) / name for name in pairs.files]
+    if missing := [name for name, path in zip(pairs.files, paths) if not path.is_file()]:
+        told = f"{len(missing):,} of {len(paths):,} images of the pair list are not in {root}"
+        raise UserError(f"{told}, first {missing[0]}")
+    if not flip:
+        return score_embeddings(embedder.files(paths), pairs)
+    sums, size = [], embedder.batch_size
+    for start in progress(range(0, len(paths), size), desc="embedding with flips", unit="batch"):
+        images = [decode_image(path) for path in paths[start : start + size]]
+        sums.append(embedder(images) + embedder([ImageOps.mirror(image) for image in images]))
+    return score_embeddings(l2_normalize(np.concatenate(sums)), pairs)
 
 
 def score_embeddings(embeddings: np.ndarray, pairs: PairList) -> np.ndarray:
     """Return the cosine of each pair, float32 (n,) in [-1, 1].
 
-    `embeddings` (files, d) of any floating type are those of `pairs.files`, in that order, and
-    need not be normalized. Raises UserError for a wrong number of embeddings and for one that is
-    zero or not finite.
+    `embeddings` (files, d) are those of `pairs.files`, of any floating type and length. Raises
+    UserError for a wrong number of embeddings and for one that is zero or not finite.
     """
-    embeddings = np.asarray(embeddings)
-    if embeddings.ndim != 2 or len(embeddings) != len(pairs.files):
-        raise UserError(
-            f"expected embeddings of the {len(pairs.files)} files of the pair list, "
-            f"got an array of shape {embeddings.shape}"
-        )
+    shape, files = np.shape(embeddings), len(pairs.files)
+    if len(shape) != 2 or shape[0] != files:
+        raise UserError(f"expected embeddings of {files} files, got an array of shape {shape}")
     check_embeddings(embeddings, pairs.files)
     return metrics.pair_similarities(l2_normalize(embeddings), pairs.left, pairs.right)
 
@@ -72,9 +49,7 @@ def score_embeddings(embeddings: np.ndarray, pairs: PairList) -> np.ndarray:
 def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return the identities of a pair list, and the index of each pair's left and right one (n,).
 
-    The identity is the first folder of a name. Where no name has a folder (the anonymous images
-    of a blind test, with labels), target pairs join the images of one person, who goes by the
-    first of them.
+    Names begin with the identity. In a list of anonymous images target pairs tell who is who.
     """
     of_file = pairs.file_identities()
     if pairs.labels is not None and not any("/" in name for name in pairs.files):
@@ -83,55 +58,39 @@ def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
     return names.tolist(), index[pairs.left], index[pairs.right]
 
 
-@dataclass
 class IdentityErrors:
-    """Errors by identity: who is hard. All arrays (identities,).
+    """Who is hard: `names` of the identities, and `eer` of each one's pairs, float64 (identities,).
 
-    names: the identities. targets, imposters: how many pairs have a photo of theirs. eer:
-    percent, over those pairs alone (NaN when one kind is missing).
+    In percent; NaN for an identity that lacks target or imposter pairs.
     """
 
-    names: list[str]
-    targets: np.ndarray
-    imposters: np.ndarray
-    eer: np.ndarray
-
-    @classmethod
-    def from_scores(cls, scores: np.ndarray, pairs: PairList) -> "IdentityErrors":
-        """Measure each identity of a labelled list."""
-        names, left, right = identities_of(pairs)
-        # A pair belongs to both its identities, but only once where they are the same.
-        two = np.flatnonzero(left != right)
-        who, pair = np.concatenate([left, right[two]]), np.append(np.arange(len(pairs)), two)
-        target = pairs.labels[pair] == 1
-        targets = np.bincount(who[target], minlength=len(names))
-        imposters = np.bincount(who[~target], minlength=len(names))
-        by_identity = np.split(
-            pair[np.argsort(who, kind="stable")], np.cumsum(targets + imposters)[:-1]
-        )
-        eers = np.full(len(names), np.nan)
-        for k in np.flatnonzero((targets > 0) & (imposters > 0)):
-            eers[k] = metrics.eer(scores[by_identity[k]], pairs.labels[by_identity[k]])
-        return cls(names, targets, imposters, eers)
+    def __init__(self, scores: np.ndarray, pairs: PairList):
+        self.names, left, right = identities_of(pairs)
+        self.eer = np.full(len(self.names), np.nan)
+        who = np.concatenate([left, right])
+        order = np.argsort(who, kind="stable") % len(pairs)
+        counts = np.bincount(who, minlength=len(self.names))
+        for k, own in enumerate(np.split(order, np.cumsum(counts)[:-1])):
+            own = np.unique(own)  # pairs of one person come twice
+            if 0 < pairs.labels[own].sum() < len(own):
+                self.eer[k] = metrics.eer(scores[own], pairs.labels[own])
 
     def hardest(self, count: int = 20) -> np.ndarray:
         """Return the indices of the identities with the highest EER, hardest first."""
-        ranked = np.argsort(-self.eer, kind="stable")  # NaN comes last
-        return ranked[~np.isnan(self.eer[ranked])][:count]
+        known = np.count_nonzero(~np.isnan(self.eer))  # NaN is sorted last
+        return np.argsort(-self.eer, kind="stable")[: min(count, known)]
 
 
 class VerificationReport:
     """What one system reaches on one labelled pair list.
 
     Attributes:
-        name, scores (n,), pairs, bootstrap, level, seed: as given.
+        name, scores (n,), pairs, bootstrap (draws per interval, 0 for none), level, seed: as given.
         eer, voxceleb_eer: in percent. threshold: of the EER.
-        eer_low, eer_high: the interval of the EER that resamples identities, the one to quote.
-        eer_pair_low, eer_pair_high: the one that resamples pairs, for comparison.
-        draws: the EERs (bootstrap,) of the draws of identities. Without a bootstrap it is None,
-            as the four bounds are.
+        eer_interval: (low, high) of the EER, by resampling identities, the one to quote.
+        eer_pair_interval: by resampling pairs, for comparison. None without a bootstrap.
         auc, min_dcf: fractions. tar_at_far, threshold_at_far: by false-accept rate.
-        targets, imposters, images: how many there are.
+        targets, imposters: how many pairs there are.
         identities: the `IdentityErrors`.
         hardest_targets, hardest_imposters: indices of pairs, hardest first.
     """
@@ -139,8 +98,8 @@ class VerificationReport:
     def __init__(self, scores, pairs: PairList, name="system", bootstrap=1000, level=0.95, seed=0):
         if pairs.labels is None:
             raise UserError("this pair list is blind: a report needs labels")
-        scores, target = metrics.check_scores(scores, pairs.labels)
         labels = pairs.labels
+        scores, target = metrics.check_scores(scores, labels)
         self.name, self.scores, self.pairs = name, scores, pairs
         self.bootstrap, self.level, self.seed = bootstrap, level, seed
         self.eer = metrics.eer(scores, labels)
@@ -151,36 +110,30 @@ class VerificationReport:
         self.tar_at_far = dict(zip(FARS, metrics.tar_at_far(scores, labels, FARS).tolist()))
         self.threshold_at_far = {f: metrics.threshold_at_far(scores, labels, f) for f in FARS}
         self.targets, self.imposters = int(target.sum()), int((~target).sum())
-        self.images = len(pairs.files)
-        self.identities = IdentityErrors.from_scores(scores, pairs)
+        self.identities = IdentityErrors(scores, pairs)
         rising = np.argsort(scores, kind="stable")
-        falling = rising[::-1]
-        self.hardest_targets = rising[target[rising]][:MAX_HARDEST]
-        self.hardest_imposters = falling[~target[falling]][:MAX_HARDEST]
-        self.draws = self.eer_low = self.eer_high = self.eer_pair_low = self.eer_pair_high = None
+        self.hardest_targets = rising[target[rising]][:12]
+        self.hardest_imposters = rising[~target[rising]][:-13:-1]
+        self.eer_interval = self.eer_pair_interval = None
         if bootstrap:
-            who, drawn = identities_of(pairs)[1:], {"samples": bootstrap, "seed": seed}
-            self.draws = metrics.bootstrap(scores, labels, *who, **drawn)
-            self.eer_low, self.eer_high = metrics.bootstrap_ci(
-                scores, labels, *who, level=level, draws=self.draws
-            )
-            self.eer_pair_low, self.eer_pair_high = metrics.bootstrap_ci(
-                scores, labels, level=level, **drawn
-            )
+            _, left, right = identities_of(pairs)
+            drawn = dict(samples=bootstrap, level=level, seed=seed)
+            self.eer_interval = metrics.bootstrap_ci(scores, labels, left, right, **drawn)
+            self.eer_pair_interval = metrics.bootstrap_ci(scores, labels, **drawn)
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, pairs: PairList, **options) -> "VerificationReport":
-        """Measure scores (n,) of a labelled list; `bootstrap` draws per interval, 0 for none."""
+        """Measure scores (n,) of a labelled list."""
         return cls(scores, pairs, **options)
 
     def to_dict(self) -> dict:
         """Return the numbers, ready for JSON."""
-        drawn, errors = self.draws is not None, self.identities
+        who = self.identities
         return {
             "name": self.name,
             "eer": self.eer,
-            "eer_interval": [self.eer_low, self.eer_high] if drawn else None,
-            "eer_interval_by_pairs": [self.eer_pair_low, self.eer_pair_high] if drawn else None,
+            "eer_interval": self.eer_interval,
+            "eer_interval_by_pairs": self.eer_pair_interval,
             "interval_level": self.level,
             "bootstrap_draws": self.bootstrap,
             "reference_eer": self.voxceleb_eer,
@@ -191,28 +144,24 @@ class VerificationReport:
             "min_dcf": self.min_dcf,
             "target_pairs": self.targets,
             "imposter_pairs": self.imposters,
-            "images": self.images,
-            "identities": len(errors.names),
-            "hardest_identities": {
-                errors.names[k]: float(errors.eer[k]) for k in errors.hardest(10)
-            },
+            "images": len(self.pairs.files),
+            "identities": len(who.names),
+            "hardest_identities": {who.names[k]: float(who.eer[k]) for k in who.hardest(10)},
         }
 
     def interval_text(self, by_pairs: bool = False) -> str:
         """Return `3.10 to 4.90`, the interval of the EER in percent; a dash without a bootstrap."""
-        low, high = self.eer_low, self.eer_high
-        if by_pairs:
-            low, high = self.eer_pair_low, self.eer_pair_high
-        return "–" if low is None else f"{low:.2f} to {high:.2f}"
+        interval = self.eer_pair_interval if by_pairs else self.eer_interval
+        return "{:.2f} to {:.2f}".format(*interval) if interval else "–"
 
     def summary(self) -> str:
         """Return a few lines for people."""
         rates = ", ".join(f"{tar:.1%} at {far:.1%}" for far, tar in self.tar_at_far.items())
-        interval = f" ({self.level:.0%} interval {self.interval_text()})" if self.bootstrap else ""
         return (
-            f"{self.name}: EER {self.eer:.2f} %{interval} at threshold {self.threshold:.3f}\n"
+            f"{self.name}: EER {self.eer:.2f} % ({self.level:.0%} interval {self.interval_text()}) "
+            f"at threshold {self.threshold:.3f}\n"
             f"  {self.targets:,} target and {self.imposters:,} imposter pairs, "
-            f"{self.images:,} images of {len(self.identities.names):,} identities\n"
+            f"{len(self.pairs.files):,} images of {len(self.identities.names):,} identities\n"
             f"  true accepts at a false-accept rate: {rates}\n"
             f"  AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}, "
             f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %"
