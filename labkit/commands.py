@@ -166,7 +166,7 @@ def gallery(args: Namespace) -> Answer:
 
 def lookalike(args: Namespace) -> Answer:
     """Find the people of a gallery who look like a face of each photo, the largest by default."""
-    from labkit.crop import crop_face, find_faces, largest_face, read_photo
+    from labkit.crop import crop_face, find_faces, largest_face, read_photo, shows_face
     from labkit.gallery import Gallery
     from labkit.plots import lookalike_sheet
 
@@ -184,22 +184,31 @@ def lookalike(args: Namespace) -> Answer:
         face = crop_face(photo, box)
         matches = known.search(embedder([face])[0], args.k)
         found = [asdict(match) for match in matches]
-        answers.append(dict(photo=path, faces=count, box=box, matches=found))
-        choice = f": face {args.face} of {count} (--face N for another)" if count > 1 else ""
+        is_face = not args.box or shows_face(photo, box)
+        answers.append(dict(photo=path, faces=count, box=box, is_face=is_face, matches=found))
+        choice = (
+            f": face {args.face} of {count} (--face N for another, --box for one not found)"
+            if count > 1
+            else ""
+        )
         lines.append(path + choice)
         lines += [f"  {match.similarity:6.3f}  {match.name}" for match in matches]
-        if meaning := known.calibration:
+        sentence = "" if is_face else "No face was found in this box."
+        if is_face and (meaning := known.calibration):
             for match in found:
-                match["closer_than_percent"] = float(meaning.percentile(match["similarity"]))
-                match["chance_of_same_person"] = float(meaning.probability(match["similarity"]))
-            sentence = meaning.describe(matches[0].similarity, len(known))
-            lines.append(f"  {matches[0].name}: {sentence}")
+                likeness = match["similarity"]
+                match["closer_than_percent"] = float(meaning.percentile(likeness))
+                match["strangers_this_close_percent"] = meaning.strangers(likeness, len(known))
+                match["strangers_measured"] = meaning.measured(len(known))
+            described = meaning.describe(matches[0].similarity, len(known))
+            sentence = f"{matches[0].name}: {described}"
+        lines += [f"  {sentence}"] if sentence else []
         if args.sheet:
             sheet = Path(args.sheet)
             if len(args.photos) > 1:
                 sheet = sheet.with_stem(f"{sheet.stem}-{Path(path).stem}")
             with atomic_path(sheet) as temporary:
-                lookalike_sheet(face, matches, known).savefig(temporary, dpi=150)
+                lookalike_sheet(face, matches, known, sentence).savefig(temporary, dpi=150)
     lines += [known.note] if known.note else []
     return dict(photos=answers, note=known.note), "\n".join(lines)
 

@@ -115,19 +115,21 @@ def test_pair_sheets_show_scores_names_and_kinds(faces):
     assert "not labelled" in words(plots.pair_sheet(blind, np.zeros(2), [0], faces.root))
 
 
-def test_a_lookalike_sheet_shows_the_face_and_what_each_likeness_means():
-    face = Image.new("RGB", (64, 64), (200, 150, 120))
-    gallery = SimpleNamespace(note="Rendered people", calibration=None)
+def test_a_lookalike_sheet_shows_the_face_and_says_what_the_likeness_means():
+    face, gallery = Image.new("RGB", (64, 64), (200, 150, 120)), SimpleNamespace(note="Rendered")
     gallery.thumbnail = lambda identity, image: face
-    calibration = SimpleNamespace(percentile=lambda similarity: 100 * similarity)
     stars = [SimpleNamespace(identity=i, name=f"S{i}", similarity=0.7, image=None) for i in (4, 2)]
-    for meaning, expected in ((None, False), (calibration, True)):
-        figure = plots.lookalike_sheet(face, stars, gallery, calibration=meaning)
-        shown = words(figure)
-        assert all(title in shown for title in ("Your photo", "1. S4", "2. S2"))
-        assert "similarity 0.700" in shown and "Rendered people" in shown
-        assert ("closer than 70.0 %" in shown) == expected
-        drawn(figure)
+    shown = words(plots.lookalike_sheet(face, stars, gallery, "S4: closer; a stranger finds one"))
+    for part in (
+        "Your photo",
+        "1. S4",
+        "2. S2",
+        "similarity 0.700",
+        "Rendered",
+        "a stranger finds",
+    ):
+        assert part in shown
+    drawn(plots.lookalike_sheet(face, stars, gallery))
 
 
 def test_the_margin_figure_draws_the_loss_it_explains():

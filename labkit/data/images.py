@@ -12,7 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-from labkit.utils import UserError, reason
+from labkit.utils import UserError, read_file, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, whatever a file's name says; others can start programs (EPS) or lack a decoder."""
@@ -52,7 +52,7 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
     pixels as Pillow in half the time. Raises UserError that names a file that cannot be read.
     """
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else read_file(source)
         if data.startswith(b"\xff\xd8"):
             with suppress(ValueError):  # damaged, or in colours of its own: Pillow decides
                 return _decode_jpeg(data, min_size)
