@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from scipy.stats import norm
 
@@ -159,6 +160,27 @@ def test_training_curves_skip_epochs_without_validation(tmp_path):
     assert accuracy == [[1, 10], [2, 20]] and eer == [[2, 30.5]]
     assert "30.50 %" in words(figure)
     drawn(figure)
+
+
+def test_the_first_epoch_has_a_whole_number(tmp_path):
+    figure = plots.training_curves(write_log(tmp_path / "run", "1,10,0.1,2.5,10,30.5,99,1"))
+    low, high = figure.axes[3].get_xlim()
+    assert [tick for tick in figure.axes[3].get_xticks() if low <= tick <= high] == [1]
+
+
+@pytest.mark.parametrize("systems", [1, 5, 9])
+def test_no_title_and_no_name_is_cut_at_the_edge(systems, faces):
+    scores, labels = scores_and_labels()
+    det = plots.det_curve({f"system {i}": (scores, labels) for i in range(systems)})
+    grid = plots.image_grid(
+        [np.zeros((8, 8, 3), np.uint8)] * 3, 3, ["한" * 12, "w" * 16, "ㄱ b" * 9]
+    )
+    for figure in (det, grid):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        whole = figure.get_tightbbox(canvas.get_renderer())
+        assert min(whole.x0, whole.y0) >= 0
+        assert whole.x1 <= figure.get_figwidth() and whole.y1 <= figure.get_figheight()
 
 
 def test_training_curves_of_several_runs_have_different_names(tmp_path):

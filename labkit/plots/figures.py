@@ -80,6 +80,8 @@ def fonts() -> list[str]:
 def text(value: object, length: int = 100) -> str:
     """Return a name on one line, shortened in the middle; its Hangul is composed."""
     shown = printable(unicodedata.normalize("NFC", str(value)), 1000)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in shown)
+    length = max(length - wide, length // 2)  # which take the room of two
     tail = (length - 1) // 2
     return shown if len(shown) <= length else f"{shown[: length - 1 - tail]}…{shown[-tail:]}"
 
