@@ -24,7 +24,7 @@ from PIL import Image
 from labkit.cli import positive
 from labkit.crop import crop_face, read_photo
 from labkit.data.images import jpeg_bytes
-from labkit.utils import UserError, reason, write_bytes
+from labkit.utils import UserError, read_file, reason, write_bytes
 from parts.detectors import DETECTORS, detector
 from parts.job import Job, check_apart, main, parser
 from parts.names import claim, plain
@@ -38,8 +38,7 @@ def crop_photo(content: str | bytes, name: str, find, size: int) -> Image.Image 
     """Crop the face that `find` finds in a photo (path or bytes), or say why there is none."""
     try:
         if isinstance(content, str):
-            with open(content, "rb") as file:
-                content = file.read(MAX_BYTES + 1)
+            content = read_file(content, MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise UserError(f"above {MAX_BYTES / 1e6:,.0f} MB")
         photo = read_photo(content, name=name)

@@ -155,7 +155,7 @@ def build_parser() -> Parser:
     add("--preset", choices=tuple(PRESETS), default="demo")
     add("--data", metavar="DIR", help="a data directory; built-in faces when left out")
     add("--out", metavar="DIR", help="run directory (default: runs/PRESET)")
-    add("--photo", metavar="FILE", help="the photo to find look-alikes of")
+    add("--photo", metavar="FILE", help="find look-alikes of it; the run folder keeps its face")
     add("--seed", type=natural, default=0, metavar="S")
 
     add = command("doctor", "show versions, devices, memory, disk and the data")

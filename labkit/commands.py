@@ -186,7 +186,7 @@ def gallery(args: Namespace) -> Answer:
 
 def lookalike(args: Namespace) -> Answer:
     """Find the people of a gallery who look like a face of each photo, the largest by default."""
-    from labkit.crop import crop_face, find_faces, largest_face, read_photo
+    from labkit.crop import crop_face, find_faces, largest_face, read_photo, shows_face
     from labkit.gallery import Gallery
     from labkit.plots import lookalike_sheet
 
@@ -208,16 +208,21 @@ def lookalike(args: Namespace) -> Answer:
             continue
         matches = known.search(embedder([face])[0], args.k)
         found = [asdict(match) for match in matches]
-        answers.append(dict(photo=path, faces=count, box=box, matches=found))
-        choice = f": face {args.face} of {count} (--face N for another)" if count > 1 else ""
-        lines.append(path + choice)
+        is_face = not args.box or shows_face(photo, box)
+        answers.append(dict(photo=path, faces=count, box=box, is_face=is_face, matches=found))
+        others = "(--face N for another, --box for one not found)"
+        lines.append(path + f": face {args.face} of {count} {others}" * (count > 1))
         lines += [f"  {match.similarity:6.3f}  {match.name}" for match in matches]
-        if meaning := known.calibration:
+        sentence = "" if is_face else "No face was found in this box."
+        if is_face and (meaning := known.calibration):
             for match in found:
-                match["closer_than_percent"] = float(meaning.percentile(match["similarity"]))
-                match["chance_of_same_person"] = float(meaning.probability(match["similarity"]))
-            sentence = meaning.describe(matches[0].similarity, len(known))
-            lines.append(f"  {matches[0].name}: {sentence}")
+                likeness = match["similarity"]
+                match["closer_than_percent"] = float(meaning.percentile(likeness))
+                match["strangers_this_close_percent"] = meaning.strangers(likeness, len(known))
+                match["strangers_measured"] = meaning.measured(len(known))
+            described = meaning.describe(matches[0].similarity, len(known))
+            sentence = f"{matches[0].name}: {described}"
+        lines += [f"  {sentence}"] if sentence else []
         if args.sheet:
             sheet = Path(args.sheet)
             if len(args.photos) > 1:
@@ -227,7 +232,7 @@ def lookalike(args: Namespace) -> Answer:
             sheets.add(str(sheet).lower())
             answers[-1]["sheet"] = str(sheet)
             with atomic_path(sheet) as temporary:
-                lookalike_sheet(face, matches, known).savefig(temporary, dpi=150)
+                lookalike_sheet(face, matches, known, sentence).savefig(temporary, dpi=150)
     if not answers:
         raise UserError("; ".join(problems.values()))
     lines += [f"left out: {problem}" for problem in problems.values()]

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from labkit.data.images import DAMAGED, FORMATS, GREY, upright_rgb
-from labkit.utils import UserError, reason
+from labkit.utils import UserError, read_file, reason
 
 MAX_MEGAPIXELS = 64
 DETECTION_SIDES = (640, 1600)  # a photo's longer side is scaled to between these, in pixels
@@ -37,13 +37,13 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
     `pillow-heif` is installed. Transparent parts become grey. JPEGs above 64 megapixels are
     decoded at a reduced scale. `source` is a path, the file's bytes, or a PIL image (not changed);
     `name` is what to call it in messages, by default the path. Raises UserError for a file that is
-    missing, empty, no picture, damaged, an animation, or above 64 megapixels.
+    missing, empty, no picture or no regular file, damaged, an animation, or above 64 megapixels.
     """
     if isinstance(source, Image.Image):
         return upright_rgb(source)
     name = name or ("the photo" if isinstance(source, bytes) else str(source))
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else read_file(source)
     except OSError as error:
         raise UserError(f"cannot read the photo {name}: {reason(error)}") from None
     if not data:
@@ -143,3 +143,19 @@ def crop_face(photo: Image.Image, face_or_box: Face | Box, size: int = 256) -> I
     square = Image.new("RGB", (side, side), GREY)
     square.paste(photo, (-left, -top))
     return square.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def shows_face(photo: Image.Image, box: Box) -> bool:
+    """Return whether the detector finds a face in a box drawn by hand; True without a detector.
+
+    It looks at the box with its surroundings. The box must be one that `crop_face` takes.
+    """
+    x, y, half = square_around(box)
+    left, top = max(0, round(x - 2 * half)), max(0, round(y - 2 * half))
+    right, bottom = min(photo.width, round(x + 2 * half)), min(photo.height, round(y + 2 * half))
+    try:
+        faces = find_faces(photo.crop((left, top, right, bottom)), second_look=False)
+    except UserError:
+        return True
+    centres = np.array([face.box for face in faces]).reshape(-1, 2, 2).mean(axis=1) + (left, top)
+    return bool((np.abs(centres - (x, y)) < 0.75 * half).all(axis=1).any())

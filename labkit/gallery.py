@@ -158,7 +158,10 @@ class Gallery:
                 arrays = {name: file.get_tensor(name).numpy() for name in names}
             info = json.loads(arrays.pop("names").tobytes())
             weights = os.path.normpath(Path(path).absolute().parent / info["weights_path"])
-            calibration = info.get("calibration") and Calibration(**info["calibration"])
+            calibration = info.get("calibration")
+            if calibration and "quantiles" in calibration:  # of strangers, in files made before
+                calibration = dict(similarities=[calibration["quantiles"]])
+            calibration = calibration and Calibration(**calibration)
             info |= dict(weights_path=Path(weights), calibration=calibration)
             gallery = cls(**arrays, **info)
             stars, images = gallery.labels.max() + 1, len(gallery.labels)

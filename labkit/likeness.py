@@ -1,95 +1,100 @@
-"""What a similarity means: calibrated on pairs, explained on the face."""
+"""What a similarity means: measured by searches of strangers, explained on the face."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
-from scipy.special import expit
+from scipy.stats import hypergeom
 
 from labkit.data import PairList
-from labkit.metrics import check_scores
 from labkit.utils import UserError, l2_normalize
+
+MAX_SIMILARITIES = 500_000  # that a gallery file keeps
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a similarity to how unusual it is and how likely the same person."""
+    """How alike strangers are, and so what a similarity means that a search has found.
 
-    slope: float  # of the logistic curve, for even odds of the same person beforehand
-    intercept: float
-    quantiles: list[float]  # similarities of different people at evenly spaced ranks
-    targets: int  # how many pairs of each kind it was fitted on
-    imposters: int
+    It says how often a stranger finds somebody this close. It gives no chance that two photos show
+    one person: that depends on how likely the person is to be in the gallery, which nobody knows.
+    """
+
+    similarities: list[list[float]]  # of each photo to the means of the other people, all strangers
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return np.array(self.similarities)
 
     def percentile(self, similarity):
-        """Percent of pairs of different people that are less alike; float or array in [0, 100]."""
-        return np.interp(similarity, self.quantiles, np.linspace(0, 100, len(self.quantiles)))
+        """Percent of comparisons of different people that are less alike; float or array."""
+        return 100 * np.searchsorted(np.sort(self._rows, axis=None), similarity) / self._rows.size
 
-    def probability(self, similarity):
-        """Chance of the same person, in [0, 1], at even odds before looking."""
-        return expit(self.slope * np.asarray(similarity, dtype=np.float64) + self.intercept)
+    def measured(self, among: int) -> bool:
+        """Whether searches among so many people were made, or larger ones must be estimated."""
+        return among <= self._rows.shape[1] and len(self._rows) > 1
 
-    def describe(self, similarity: float, among: int = 1) -> str:
-        """Return one phrase for people: "closer than 99.2 % of pairs of different people, …".
+    def strangers(self, similarity: float, among: int) -> float:
+        """Percent of searches among so many people in which a stranger finds one at least as close.
 
-        `among`: the number of stars it is the best of; of very many, one is close by chance alone.
+        The people are drawn from those that each photo was compared with. For a larger gallery they
+        are drawn from a distribution with the photo's own mean and spread: the shape is that of all
+        photos together, as the tail that decides is too rare among one photo's comparisons.
         """
-        percentile = float(self.percentile(similarity))
-        phrase = f"closer than {percentile:.1f} % of pairs of different people"
+        rows = self._rows
+        if among <= rows.shape[1]:
+            closer = (rows >= similarity).sum(axis=1)
+            nobody = hypergeom.pmf(0, rows.shape[1], closer, among)
+        else:
+            centres, spreads = rows.mean(axis=1, keepdims=True), rows.std(axis=1, keepdims=True)
+            spreads = np.maximum(spreads, 1e-6)
+            shape = np.sort((rows - centres) / spreads, axis=None)
+            below = np.searchsorted(shape, (similarity - centres) / spreads) / shape.size
+            nobody = below**among
+        return 100 * float(1 - nobody.mean())
+
+    def describe(self, similarity: float, among: int) -> str:
+        """Return a phrase for people on the best match among so many known ones."""
+        percentile, found = float(self.percentile(similarity)), self.strangers(similarity, among)
         if percentile < 50:
             return "not much alike: many pairs of different people are closer"
+        phrase = f"closer than {percentile:.1f} % of pairs of different people"
         if percentile >= 99.9:
             phrase = "closer than nearly every pair of different people"
-        if among > 1 and (percentile / 100) ** among < 0.5:
-            return f"{phrase}, but among {among:,} stars most people find one this close"
-        if percentile >= 95:
-            percent = 100 * float(self.probability(similarity))
-            chance = "above 99" if percent > 99 else f"{percent:.0f}"
-            phrase += f"; chance of the same person {chance} % at even odds"
-        return phrase
-
-
-def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fit on labelled scores: Platt's logistic curve, both kinds of pairs weighing the same.
-
-    Each pair counts a little as the other kind too, so that separable scores stay finite (Platt
-    1999, "Probabilistic outputs for support vector machines", equation 14). `scores` and `labels`
-    (1 for the same person, else 0) are (n,). Raises UserError as `metrics.check_scores` does.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    scores, same = check_scores(np.asarray(scores, dtype=np.float64), labels)
-    targets, imposters = int(same.sum()), int((~same).sum())
-    smoothed = np.where(same, (targets + 1) / (targets + 2), 1 / (imposters + 2))
-    weights = np.where(same, 0.5 / targets, 0.5 / imposters)
-    curve = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
-    twice, kinds = np.tile(scores, 2)[:, None], np.repeat([1, 0], len(scores))
-    curve.fit(twice, kinds, np.concatenate([weights * smoothed, weights * (1 - smoothed)]))
-    quantiles = np.quantile(scores[~same], np.linspace(0, 1, 1001)).tolist()
-    return Calibration(curve.coef_.item(), curve.intercept_.item(), quantiles, targets, imposters)
+        fewest = max(1, 100 / self._rows.shape[1])  # less cannot be told with so few people
+        share = f"{'' if self.measured(among) else 'about '}{found:.0f}"
+        if found > 99:
+            share = "more than 99"
+        elif found < fewest:
+            share = f"fewer than {ceil(fewest)}"
+        return (
+            f"{phrase}; among {among:,} a stranger finds one this close in {share} of 100 searches"
+        )
 
 
 def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
-    """Fit on a labelled pair list, compared as a look-alike search compares: photo with mean.
+    """Search for each photo of a pair list among all the other people in it, who are strangers.
 
-    Of each pair, the left photo is compared with the mean of all the listed photos of the right
-    one's person, itself left out. `root` is the images' folder. Raises UserError for a blind list,
-    an unreadable file, or a list with one kind of pairs alone.
+    A photo is compared with the mean of a person's listed photos, as in a search. `root` is the
+    images' folder. Raises UserError for a blind list, an unreadable file, or one person alone.
     """
     if pairs.labels is None:
         raise UserError("a blind list cannot calibrate; give one with labels")
+    names, person = np.unique(pairs.people[0], return_inverse=True)
+    if len(names) < 2:
+        raise UserError("a list with one person cannot calibrate; it takes strangers")
     vectors = l2_normalize(embedder.files([Path(root) / name for name in pairs.files]))
-    _, person = np.unique(pairs.people[0], return_inverse=True)
-    sums = np.zeros((person.max() + 1, vectors.shape[1]))
-    np.add.at(sums, person, vectors)
-    left, right = vectors[pairs.left], person[pairs.right]
-    others = sums[right] - np.where((person[pairs.left] == right)[:, None], left, 0)
-    lengths = np.linalg.norm(others, axis=1)
-    usable = lengths > 1e-6  # not where the left photo is the person's only one
-    cosines = np.einsum("nd,nd->n", left, others)[usable] / lengths[usable]
-    return fit_calibration(cosines, pairs.labels[usable])
+    means = np.zeros((len(names), vectors.shape[1]))
+    np.add.at(means, person, vectors)
+    count = min(len(vectors), max(100, MAX_SIMILARITIES // len(names)))
+    probes = np.linspace(0, len(vectors) - 1, count).astype(int)
+    similarities = (vectors[probes] @ l2_normalize(means).T).astype(np.float64).round(4)
+    strangers = person[probes, None] != np.arange(len(names))
+    return Calibration(similarities[strangers].reshape(count, -1).tolist())
 
 
 def occlusion_map(embedder, face: Image.Image, star: np.ndarray, *, cells: int = 8) -> np.ndarray:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -47,6 +48,14 @@ class Stopped(UserError):
 def reason(error: OSError) -> str:
     """Return what the operating system said, as a short phrase without numbers or paths."""
     return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def read_file(path: str | Path, at_most: int = -1) -> bytes:
+    """Return the bytes of a regular file; OSError for others: to open a named pipe never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "Not a file, but a directory, pipe or device")
+    with open(path, "rb") as file:
+        return file.read(at_most)
 
 
 def short_reason(error: Exception) -> str:

@@ -147,7 +147,7 @@ def test_without_a_face_a_box_is_drawn_with_the_mouse(lab_page, photos):
     page.mouse.down()
     page.mouse.move(area["x"] + 0.5 * area["width"], area["y"] + 0.6 * area["height"], steps=4)
     page.mouse.up()
-    wait_for_sentence(page, "Cropped by hand.")
+    wait_for_sentence(page, "No face was found in this box.")
     page.wait_for_selector(CARD)
     box = page.locator(".overlay .box.current").bounding_box()
     assert abs(box["x"] - area["x"] - 0.25 * area["width"]) < 3
@@ -252,6 +252,60 @@ def test_the_map_moves_zooms_and_changes_its_layout_and_colours(map_page):
     assert np.abs(np.subtract(at(map_page, 0), (x, y))).max() > 5
     map_page.select_option("#colour", "hair")
     assert map_page.locator("#legend span").all_inner_texts() == ["dark", "light"]
+
+
+def test_the_keyboard_reaches_the_map_and_its_faces(map_page):
+    map_page.keyboard.press("Tab")
+    assert map_page.evaluate("() => document.activeElement.id") == "map"
+    names = [map_page.inner_text("#tip b")]
+    for key in ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown"):
+        before = at(map_page, int(names[-1][-3:]))
+        map_page.keyboard.press(key)
+        names.append(map_page.inner_text("#tip b"))
+        moved = np.subtract(at(map_page, int(names[-1][-3:])), before)
+        main = 0 if key in ("ArrowLeft", "ArrowRight") else 1
+        assert abs(moved[main]) >= abs(moved[1 - main]) and moved[main] != 0
+        assert (moved[main] > 0) == (key in ("ArrowRight", "ArrowDown"))
+    map_page.keyboard.press("Enter")
+    assert map_page.inner_text("#panel .card b >> nth=0") == names[-1]
+    map_page.keyboard.press("Escape")
+    assert "Click a face" in map_page.inner_text("#panel")
+
+
+def test_colours_are_seen_while_a_face_is_chosen(map_page):
+    def pixels(colour: tuple) -> int:
+        shot = Image.open(io.BytesIO(map_page.locator("#map").screenshot())).convert("RGB")
+        return (np.abs(np.asarray(shot).astype(int) - colour) < 4).all(axis=2).sum()
+
+    dark, faded = np.array([230, 25, 75]), np.array([240, 138, 163])  # under half a veil
+    map_page.select_option("#colour", "hair")
+    before = pixels(dark)
+    map_page.fill("#search", "star 003")
+    map_page.press("#search", "Enter")
+    map_page.wait_for_timeout(700)
+    assert before > 500 and pixels(faded) > 100 and pixels(dark) > 100
+
+
+def test_on_a_phone_the_panel_lies_below_the_map_and_faces_are_no_closer(chromium, map_page):
+    phone = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page, said = opened(phone, map_page.url)
+    page.wait_for_function("() => window.facemap !== undefined")
+    area, panel = (page.locator(part).bounding_box() for part in ("#map", "aside"))
+    assert [area["width"], panel["width"], panel["x"]] == [390, 390, 0]
+    assert area["height"] > 400 and panel["y"] >= area["y"] + area["height"]
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 390
+    page.locator("#foot").scroll_into_view_if_needed()
+    assert page.locator("#foot").bounding_box()["y"] < 844
+
+    def overlap(page) -> float:
+        """Share of the pairs of nearest faces that lie over each other by more than half."""
+        xy = np.array([page.evaluate("(i) => window.facemap.screen(i)", i) for i in range(200)])
+        apart = np.abs(xy[:, None] - xy).max(axis=2) + 1e9 * np.eye(200)
+        return (apart.min(axis=1) < float(page.input_value("#size")) / 2).mean()
+
+    assert overlap(page) <= overlap(map_page) + 0.02
+    assert said == []
+    phone.close()
 
 
 def test_the_page_works_in_a_notebooks_frame_and_opens_with_a_face_chosen(chromium, tmp_path):

@@ -267,7 +267,8 @@ def test_look_alikes_with_what_they_mean_and_a_sheet(known, tmp_path, capsys):
     [answer] = run_json(capsys, *command, "--sheet", sheet)["photos"]
     assert answer["faces"] == 2 and len(answer["matches"]) == 3
     assert 0 <= answer["matches"][0]["closer_than_percent"] <= 100
-    assert 0 < answer["matches"][0]["chance_of_same_person"] < 1
+    assert 0 <= answer["matches"][0]["strangers_this_close_percent"] <= 100
+    assert not any("same_person" in key for match in answer["matches"] for key in match)
     assert Image.open(sheet).width > 500
     [second] = run_json(capsys, *command, "--face", 2)["photos"]
     assert abs(second["box"][0] - answer["box"][0]) > 300
@@ -275,7 +276,11 @@ def test_look_alikes_with_what_they_mean_and_a_sheet(known, tmp_path, capsys):
     assert code == 0 and "face 1 of 2" in out and re.search("closer|alike", out)
     by_hand = ",".join(str(edge) for edge in answer["box"])
     [again] = run_json(capsys, *command, "--box", by_hand)["photos"]
-    assert again["matches"] == answer["matches"]
+    assert again["matches"] == answer["matches"] and again["is_face"]
+    [wall] = run_json(capsys, *command, "--box", "1,1,80,80")["photos"]
+    assert not wall["is_face"] and len(wall["matches"]) == 3
+    assert "strangers_this_close_percent" not in wall["matches"][0]
+    assert "No face was found in this box" in run(capsys, *command, "--box", "1,1,80,80")[1]
     code, _, err = run(capsys, *command, "--face", 9)
     assert code == 2 and "shows 2 face(s)" in err
 

@@ -1,4 +1,5 @@
 import io
+import os
 import sys
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from labkit import crop
-from labkit.crop import crop_face, find_faces, largest_face, read_photo
+from labkit.crop import crop_face, find_faces, largest_face, read_photo, shows_face
+from labkit.data import decode_image
 from labkit.utils import UserError
 
 GREY = (128, 128, 128)
@@ -137,6 +139,23 @@ def test_a_bad_file_gives_one_clear_sentence_with_its_name(case, tmp_path):
     for name, what in (("nobody.jpg", "no such file"), (".", "directory")):
         with pytest.raises(UserError, match=what):
             read_photo(tmp_path / name)
+
+
+def test_only_regular_files_are_opened_so_that_a_named_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    for read in (read_photo, decode_image):
+        with pytest.raises(UserError, match=r"x\.jpg.* not a file, but .*pipe"):
+            read(tmp_path / "x.jpg")
+
+
+def test_a_box_by_hand_is_told_to_show_a_face_or_none(astronaut, monkeypatch):
+    [face] = find_faces(astronaut)
+    left, top, right, bottom = face.box
+    assert shows_face(astronaut, face.box) and shows_face(astronaut.crop(face.box), (0, 0, 99, 99))
+    assert shows_face(astronaut, (left - 15, top - 25, right + 10, bottom + 20))
+    for wall in ((0, 0, 80, 80), (10, 380, 130, 500), (right, top, right + 100, bottom)):
+        assert not shows_face(astronaut, wall)
+    assert not shows_face(Image.new("RGB", (640, 480), (170, 160, 150)), (100, 100, 300, 300))
 
 
 def test_a_large_jpeg_is_decoded_at_reduced_scale(monkeypatch):

@@ -1,6 +1,7 @@
 """Cropping raw sets: folders and archives, detectors, shards, kills, full disks."""
 
 import io
+import os
 import sys
 import tarfile
 import unicodedata
@@ -190,6 +191,14 @@ def test_a_detector_that_is_not_there_says_what_to_install(name, module, package
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"{name} is not installed: pip install .*{package}"):
         detectors.detector(name)
+
+
+def test_a_named_pipe_is_left_out_and_does_not_hang(face, tmp_path):
+    raw = make_raw(tmp_path / "raw", face, identities=1, images=1)
+    [person] = raw.iterdir()
+    os.mkfifo(person / "pipe.jpg")
+    assert crop(raw, "--out", tmp_path / "out", "--workers", 1)["counts"]["faces cropped"] == 1
+    assert "pipe or device" in str(log(tmp_path / "out" / "crop_raw.log.csv"))
 
 
 def test_killed_in_the_middle_and_run_again_gives_what_one_run_gives(face, tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+import matplotlib.colors
 import numpy as np
 import pytest
 from PIL import Image
@@ -176,6 +177,7 @@ def data_of(path) -> dict:
 
 def test_the_page_stands_alone_and_holds_its_layouts_and_names(tmp_path):
     attributes = {"hair": ["b", "a"] * 6, "age": [str(age) for age in range(12)]}
+    attributes |= {"glasses": ["0", "1", "1"] * 4, "colour": [f"dye {i:02d}" for i in range(12)]}
     about = dict(note="All are synthetic", title="Stars & more", attributes=attributes)
     path = make_page(tmp_path / "map.html", **about)
     text = path.read_text()
@@ -187,7 +189,11 @@ def test_the_page_stands_alone_and_holds_its_layouts_and_names(tmp_path):
     points = np.random.default_rng(0).normal(size=(12, 8))
     np.testing.assert_allclose(data["maps"][0]["places"], points[:, :2], atol=1e-5)
     assert "trustworthiness" in data["maps"][0]["line"]
-    hair, age = data["attributes"]
+    hair, age, glasses, dyes = data["attributes"]
+    assert [text for text, _ in glasses["palette"]] == ["no", "yes"]
+    assert glasses["groups"] == [0, 1, 1] * 4
+    shades = np.array([matplotlib.colors.to_rgb(colour) for _, colour in dyes["palette"]])
+    assert (np.abs(shades[:, None] - shades).sum(axis=2) + 9 * np.eye(12)).min() > 0.4
     assert [text for text, _ in hair["palette"]] == ["a", "b"] and hair["groups"] == [1, 0] * 6
     assert len({colour for _, colour in age["palette"]}) == 8 and max(age["groups"]) == 7
     assert age["groups"] == sorted(age["groups"])

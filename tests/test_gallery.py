@@ -1,13 +1,16 @@
+import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.optimize import minimize
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-from labkit.data import FaceFolder, decode_image, make_pairs
+from labkit.data import FaceFolder, PairList, decode_image, make_pairs
 from labkit.gallery import Gallery, top_k
-from labkit.likeness import calibrate, fit_calibration, occlusion_map
+from labkit.likeness import Calibration, calibrate, occlusion_map
 from labkit.utils import UserError, l2_normalize
 
 
@@ -80,7 +83,7 @@ def test_a_gallery_holds_means_and_the_picture_nearest_to_them(faces, gallery):
 
 def test_a_saved_gallery_comes_back_the_same_and_stays_on_disk(faces, tmp_path):
     gallery = Gallery.build(faces, FakeEmbedder(folder=tmp_path / "run"))
-    gallery.calibration = fit_calibration(*scores_and_labels())
+    gallery.calibration = Calibration([[0.1, 0.2], [0.3, -0.1]])
     loaded = Gallery.load(gallery.save(tmp_path / "out" / "gallery.safetensors"))
     for name in ("embeddings", "labels", "means", "best"):
         assert np.array_equal(getattr(gallery, name), getattr(loaded, name))
@@ -158,60 +161,88 @@ def test_a_file_that_is_damaged_or_no_gallery_is_refused_in_one_line(gallery, tm
         Gallery.load(tmp_path / "none.safetensors")
 
 
-def scores_and_labels(seed=0, targets=3000, imposters=9000):
+def test_a_gallery_file_of_before_still_says_how_close_strangers_are(gallery, tmp_path):
+    path = gallery.save(tmp_path / "gallery.safetensors")
+    before = dict(slope=9.0, intercept=-3.0, targets=5, imposters=90)
+    before["quantiles"] = np.linspace(0, 0.5, 1001).tolist()
+    tensors, about = load_file(path), dict(safe_open(path, "np").metadata())
+    info = json.loads(tensors["names"].tobytes()) | dict(calibration=before)
+    tensors["names"] = np.frombuffer(json.dumps(info).encode(), np.uint8)
+    save_file(tensors, path, about)
+    calibration = Gallery.load(path).calibration
+    assert calibration.percentile(0.45) == pytest.approx(90, abs=0.2)
+    assert calibration.strangers(0.45, 10) == pytest.approx(100 * (1 - 0.9**10), abs=0.7)
+    assert "one this close in about 66 of 100 searches" in calibration.describe(0.45, 10)
+    assert Gallery.load(Gallery.load(path).save(path)).calibration == calibration
+
+
+def strangers(people: int, seed: int, photos: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Photos (people, photos, 24) and means; groups, noise and shared features as faces have."""
     rng = np.random.default_rng(seed)
-    scores = np.concatenate([rng.normal(0.55, 0.15, targets), rng.normal(0.1, 0.12, imposters)])
-    return scores, np.repeat([1, 0], [targets, imposters])
+    groups = np.random.default_rng(0).normal(size=(5, 24))
+    persons = 0.4 * groups[rng.integers(0, 5, people)] + rng.normal(size=(people, 24))
+    noise = rng.gamma(4, 0.2, (people, 1, 1)) * rng.normal(size=(people, photos, 24))
+    faces = l2_normalize(persons[:, None] + noise)
+    return faces, l2_normalize(faces.mean(axis=1))
 
 
-def test_calibration_says_how_many_pairs_of_different_people_are_less_alike():
-    scores, labels = scores_and_labels()
-    percentile = fit_calibration(scores, labels).percentile
-    for similarity in (-2, -0.1, 0.1, 0.3, 0.42, 2):
-        share = 100 * (scores[labels == 0] < similarity).mean()
-        assert percentile(similarity) == pytest.approx(share, abs=0.11)
+def measured_on(people: int, seed: int = 1) -> Calibration:
+    faces, means = strangers(people, seed)
+    other = np.repeat(~np.eye(people, dtype=bool), faces.shape[1], axis=0)
+    return Calibration((faces.reshape(-1, 24) @ means.T)[other].reshape(-1, people - 1).tolist())
 
 
-def test_calibration_minimizes_the_cross_entropy_of_platts_targets():
-    scores, labels = scores_and_labels(targets=30, imposters=90)
-    wanted = np.where(labels == 1, 31 / 32, 1 / 92)  # Platt 1999, equation 14
-    weights = np.where(labels == 1, 0.5 / 30, 0.5 / 90)
-
-    def loss(curve):
-        odds = curve[0] * scores + curve[1]
-        return (weights * (np.logaddexp(0, odds) - wanted * odds)).sum()
-
-    curve, fitted = minimize(loss, [1, 0], tol=1e-12).x, fit_calibration(scores, labels)
-    assert [fitted.slope, fitted.intercept] == pytest.approx(curve, rel=1e-3)
-    assert 0.5 < fit_calibration([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0]).probability(0.9) < 1
+@pytest.mark.parametrize(("among", "off"), [(1, 5), (20, 5), (60, 5), (450, 12), (1229, 15)])
+def test_strangers_find_one_this_close_as_often_as_in_real_searches(among, off):
+    """Searches of 2,400 photos of other people in a gallery of other people again."""
+    calibration, (probes, _), (_, gallery) = measured_on(150), strangers(600, 2), strangers(1229, 3)
+    best = (probes.reshape(-1, 24) @ gallery[:among].T).max(axis=1)
+    for share in (75, 50, 25):
+        similarity = np.quantile(best, 1 - share / 100)
+        assert calibration.strangers(similarity, among) == pytest.approx(share, abs=off)
+    assert calibration.measured(among) == (among <= 149)
 
 
-def test_calibration_compares_each_photo_with_the_mean_of_the_others(faces):
+def test_searches_among_all_or_some_of_those_compared_are_counted():
+    rows = np.array(measured_on(12).similarities)
+    calibration, similarity = Calibration(rows.tolist()), float(np.quantile(rows, 0.9))
+    found = (rows.max(axis=1) >= similarity).mean()
+    assert calibration.strangers(similarity, 11) == pytest.approx(100 * found)
+    draws = [rows[:, list(pair)].max(axis=1) >= similarity for pair in combinations(range(11), 2)]
+    assert calibration.strangers(similarity, 2) == pytest.approx(100 * np.mean(draws))
+    for likeness in (-2, similarity, 2):
+        share = 100 * (rows < likeness).mean()
+        assert calibration.percentile(likeness) == pytest.approx(share, abs=1e-9)
+
+
+def test_calibration_compares_each_photo_with_the_means_of_all_the_others(faces):
     embedder = FakeEmbedder()
     pairs = make_pairs(FaceFolder.scan(faces), per_image=6)
-    calibration = calibrate(embedder, pairs, faces)
     vectors = dict(zip(pairs.files, embedder.files([faces / name for name in pairs.files])))
-    scores = []
-    for i in range(len(pairs)):
-        left, right = pairs.name_pair(i)
-        person = right.split("/")[0]
-        mean = sum(v for name, v in vectors.items() if name.startswith(person) and name != left)
-        scores.append(float(vectors[left] @ mean / np.linalg.norm(mean)))
-    wanted = fit_calibration(scores, pairs.labels)
-    assert np.allclose(calibration.quantiles, wanted.quantiles, atol=1e-5)
-    assert calibration.slope == pytest.approx(wanted.slope, rel=1e-3)
+    wanted = []
+    for name, own in vectors.items():
+        others = [star for star in ("alpha", "beta", "gamma") if not name.startswith(star)]
+        sums = [sum(v for n, v in vectors.items() if n.startswith(star)) for star in others]
+        wanted.append([float(own @ total / np.linalg.norm(total)) for total in sums])
+    assert np.allclose(calibrate(embedder, pairs, faces).similarities, wanted, atol=1e-4)
     with pytest.raises(UserError, match="blind"):
         calibrate(embedder, make_pairs(FaceFolder.scan(faces), labelled=False), faces)
+    alone = PairList.from_names(["alpha/0.png"], ["alpha/1.png"], [1])
+    with pytest.raises(UserError, match="one person"):
+        calibrate(embedder, alone, faces)
 
 
-def test_the_description_is_honest_about_nobody_and_about_luck():
-    calibration = fit_calibration(*scores_and_labels())
-    assert "not much alike" in calibration.describe(0.0)
-    assert "closer than nearly every pair" in calibration.describe(0.7)
-    likeness = float(np.quantile(calibration.quantiles, 0.99))
-    assert "closer than 99.0 %" in calibration.describe(likeness)
-    said = calibration.describe(likeness, among=1229)
-    assert "but among 1,229 stars most people find" in said and "chance" not in said
+def test_the_description_speaks_of_strangers_and_never_of_one_person():
+    calibration = measured_on(80)
+    said = [calibration.describe(similarity, 450) for similarity in np.linspace(-1, 1, 201)]
+    assert not any("chance" in words or "same person" in words for words in said)
+    assert "not much alike" in said[0]
+    assert "nearly every pair" in said[-1] and "in fewer than 2 of 100 searches" in said[-1]
+    assert any("among 450 a stranger finds one this close in about 5" in words for words in said)
+    close = float(np.quantile(calibration.similarities, 0.98))
+    assert "closer than 98.0 % of pairs" in calibration.describe(close, 79)
+    assert "in more than 99 of 100 searches" in calibration.describe(close, 10**6)
+    assert "about" not in calibration.describe(close, 20)
 
 
 def test_the_occlusion_map_points_at_the_part_that_matters():

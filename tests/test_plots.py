@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from scipy.stats import norm
 
@@ -115,19 +116,21 @@ def test_pair_sheets_show_scores_names_and_kinds(faces):
     assert "not labelled" in words(plots.pair_sheet(blind, np.zeros(2), [0], faces.root))
 
 
-def test_a_lookalike_sheet_shows_the_face_and_what_each_likeness_means():
-    face = Image.new("RGB", (64, 64), (200, 150, 120))
-    gallery = SimpleNamespace(note="Rendered people", calibration=None)
+def test_a_lookalike_sheet_shows_the_face_and_says_what_the_likeness_means():
+    face, gallery = Image.new("RGB", (64, 64), (200, 150, 120)), SimpleNamespace(note="Rendered")
     gallery.thumbnail = lambda identity, image: face
-    calibration = SimpleNamespace(percentile=lambda similarity: 100 * similarity)
     stars = [SimpleNamespace(identity=i, name=f"S{i}", similarity=0.7, image=None) for i in (4, 2)]
-    for meaning, expected in ((None, False), (calibration, True)):
-        figure = plots.lookalike_sheet(face, stars, gallery, calibration=meaning)
-        shown = words(figure)
-        assert all(title in shown for title in ("Your photo", "1. S4", "2. S2"))
-        assert "similarity 0.700" in shown and "Rendered people" in shown
-        assert ("closer than 70.0 %" in shown) == expected
-        drawn(figure)
+    shown = words(plots.lookalike_sheet(face, stars, gallery, "S4: closer; a stranger finds one"))
+    for part in (
+        "Your photo",
+        "1. S4",
+        "2. S2",
+        "similarity 0.700",
+        "Rendered",
+        "a stranger finds",
+    ):
+        assert part in shown
+    drawn(plots.lookalike_sheet(face, stars, gallery))
 
 
 def test_the_margin_figure_draws_the_loss_it_explains():
@@ -157,6 +160,27 @@ def test_training_curves_skip_epochs_without_validation(tmp_path):
     assert accuracy == [[1, 10], [2, 20]] and eer == [[2, 30.5]]
     assert "30.50 %" in words(figure)
     drawn(figure)
+
+
+def test_the_first_epoch_has_a_whole_number(tmp_path):
+    figure = plots.training_curves(write_log(tmp_path / "run", "1,10,0.1,2.5,10,30.5,99,1"))
+    low, high = figure.axes[3].get_xlim()
+    assert [tick for tick in figure.axes[3].get_xticks() if low <= tick <= high] == [1]
+
+
+@pytest.mark.parametrize("systems", [1, 5, 9])
+def test_no_title_and_no_name_is_cut_at_the_edge(systems, faces):
+    scores, labels = scores_and_labels()
+    det = plots.det_curve({f"system {i}": (scores, labels) for i in range(systems)})
+    grid = plots.image_grid(
+        [np.zeros((8, 8, 3), np.uint8)] * 3, 3, ["한" * 12, "w" * 16, "ㄱ b" * 9]
+    )
+    for figure in (det, grid):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        whole = figure.get_tightbbox(canvas.get_renderer())
+        assert min(whole.x0, whole.y0) >= 0
+        assert whole.x1 <= figure.get_figwidth() and whole.y1 <= figure.get_figheight()
 
 
 def test_training_curves_of_several_runs_have_different_names(tmp_path):

@@ -13,7 +13,7 @@ from test_gallery import FakeEmbedder, faces  # noqa: F401
 from labkit.crop import Face
 from labkit.data.images import jpeg_bytes
 from labkit.gallery import Gallery
-from labkit.likeness import fit_calibration
+from labkit.likeness import Calibration
 from labkit.widgets import LookalikeApp, heat, with_boxes
 from labkit.widgets.photo_view import PhotoView
 
@@ -72,7 +72,7 @@ def press(app, label: str) -> None:
 
 
 def test_a_real_photo_gives_cards_with_names_as_text_not_as_markup(gallery):
-    gallery.calibration = fit_calibration([0.9, 0.8, 0.7, 0.1, 0.0, -0.1], [1, 1, 1, 0, 0, 0])
+    gallery.calibration = Calibration([[-1.0, -0.9, -0.8], [-1.0, -0.9, 0.9]])
     photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
     app = LookalikeApp(gallery, FakeEmbedder(), photo)
     assert len(app.faces) == 1 and app.face.size == (256, 256) and len(app.matches) == 3
@@ -80,7 +80,13 @@ def test_a_real_photo_gives_cards_with_names_as_text_not_as_markup(gallery):
     page = app.answers.value
     assert page.count('class="card"') == 3 and "synthetic" in page and "하늘" in page
     assert "&lt;b&gt;Haneul" in page and "<b><b>" not in page
-    assert page.count("% of pairs of different people") >= 3
+    assert "among 3 a stranger finds one this close in 50 of 100 searches" in app.message
+    assert "same person" not in page and "chance" not in page
+    app.use_box(app.faces[0].box)
+    assert app.message.startswith("Cropped by hand. Most alike:") and "stranger" in app.message
+    app.use_box((0, 0, 60, 60))
+    assert app.message.startswith("No face was found in this box. Most alike:")
+    assert "stranger" not in app.message and len(app.matches) == 3
 
 
 def test_the_next_face_is_shown_or_the_one_that_is_clicked(app, two_faces, told):
@@ -93,6 +99,7 @@ def test_the_next_face_is_shown_or_the_one_that_is_clicked(app, two_faces, told)
         from_browser(app, "face", index)
         assert app.message.startswith("Face 2 of 2.")
     photo = [message for message, _ in told if message["kind"] == "photo"][-1]
+    assert photo["caption"].endswith("others? drag a box")
     assert photo["current"] == 1 and photo["size"] == (200, 160)
     assert photo["boxes"] == [(20, 20, 90, 90), (110, 30, 160, 80)]
     told.clear()
@@ -124,7 +131,7 @@ def test_without_a_face_a_box_is_drawn(app):
     app.show_photo(photo_bytes(), "wall.jpg")
     assert "No face found in wall.jpg: drag a box" in app.message and app.matches == []
     from_browser(app, "box", [50, 40, 100, 80])
-    assert app.message.startswith("Cropped by hand.") and len(app.matches) == 3
+    assert app.message.startswith("No face was found in this box.") and len(app.matches) == 3
     for box, problem in (([900, 900, 950, 950], "outside the photo"), ([50, 40, 50, 80], "a box")):
         from_browser(app, "box", box)
         assert problem in app.message and "card" not in app.answers.value

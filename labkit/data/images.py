@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-from labkit.utils import UserError, reason
+from labkit.utils import UserError, read_file, reason
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks and the like
 with suppress(ImportError):
@@ -78,7 +78,7 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
     Raises UserError that names a file that cannot be read.
     """
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else read_file(source)
         if data.startswith(b"\xff\xd8"):
             with suppress(ValueError):  # damaged, or in colours of its own: Pillow decides
                 return _decode_jpeg(data, min_size)

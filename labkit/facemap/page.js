@@ -21,10 +21,11 @@ function make(tag, properties, ...children) {
 const view = { x: 0.5, y: 0.5, scale: 500, fit: 500, wide: 1, high: 1 }
 const places = maps[0].places.map((place) => [...place]) // [x, y] of each face, y upwards
 let current = 0 // which of the maps is shown
-let base = Math.min(Math.max(640 / Math.sqrt(count), 6), 64) // side of a face when all are seen
+let base = 32 // side of a face when all are seen
 let chosen = null
 let near = [] // the faces nearest to the chosen one
 let hovered = null
+let aimed = null // the face that the arrow keys have moved to
 let frames = null // the colour of the frame of each face
 
 // Pictures
@@ -76,6 +77,12 @@ const screen = (face) => [
   view.high / 2 - (places[face][1] - view.y) * view.scale,
 ]
 
+function drawFrame(face, size, frame, width) {
+  const [x, y] = screen(face)
+  brush.strokeStyle = frame
+  brush.lineWidth = width
+  brush.strokeRect(x - size / 2, y - size / 2, size, size)
+}
 function drawFace(face, size, frame, width) {
   const [x, y] = screen(face)
   const outside = x < -size || y < -size || x > view.wide + size || y > view.high + size
@@ -87,11 +94,7 @@ function drawFace(face, size, frame, width) {
   const edge = side * sizes[level].width / sizes[0].width
   const corner = [x - size / 2, y - size / 2]
   brush.drawImage(sizes[level], column * edge, row * edge, edge, edge, ...corner, size, size)
-  if (frame) {
-    brush.strokeStyle = frame
-    brush.lineWidth = width
-    brush.strokeRect(...corner, size, size)
-  }
+  if (frame) { drawFrame(face, size, frame, width) }
 }
 
 function draw() {
@@ -101,8 +104,16 @@ function draw() {
   for (let face = 0; face < count; face++) {
     drawFace(face, size, frames && frames[face], Math.min(3, size / 5))
   }
-  if (chosen === null) { return }
-  brush.fillStyle = "rgba(250, 250, 250, 0.82)"
+  if (chosen !== null) { drawChosen(size) }
+  if (aimed !== null) {
+    drawFace(aimed, Math.max(size, 34), "#ffffff", 9)
+    drawFrame(aimed, Math.max(size, 34), "#2563eb", 4)
+  }
+}
+
+/** The chosen face and its nearest over all others, which fade, but not beyond their colours. */
+function drawChosen(size) {
+  brush.fillStyle = `rgba(250, 250, 250, ${frames ? 0.5 : 0.82})`
   brush.fillRect(0, 0, view.wide, view.high)
   brush.strokeStyle = "rgba(245, 158, 11, 0.7)"
   brush.lineWidth = 2
@@ -112,9 +123,15 @@ function draw() {
     brush.lineTo(...screen(face))
   }
   brush.stroke()
-  const large = Math.max(size, 34)
-  for (const face of near.toReversed()) { drawFace(face, large, "#f59e0b", 3) }
-  drawFace(chosen, large, "#2563eb", 3)
+  const large = Math.max(size, frames ? 46 : 34)
+  const lit = [...near.toReversed().map((face) => [face, "#f59e0b"]), [chosen, "#2563eb"]]
+  for (const [face, frame] of lit) {
+    drawFace(face, large, frame, frames ? 13 : 3)
+    if (frames) {
+      drawFrame(face, large, "#ffffff", 8)
+      drawFrame(face, large, frames[face], 6)
+    }
+  }
 }
 
 // A map too heavy to draw sixty times a second is moved as a picture and drawn when it rests.
@@ -261,7 +278,7 @@ function hover(face) {
   tip.replaceChildren(picture(face, 128), make("b", {}, names[face]),
     make("small", {}, details[face]))
   const [x, y] = screen(face)
-  const gap = faceSize() / 2 + 10
+  const gap = Math.max(faceSize(), face === aimed ? 34 : 0) / 2 + 10
   tip.style.left = `${x > view.wide / 2 ? x - gap - 148 : x + gap}px`
   tip.style.top = `${Math.min(Math.max(y - 90, 4), view.high - 196)}px`
 }
@@ -311,6 +328,51 @@ canvas.addEventListener("pointerup", (event) => {
 })
 canvas.addEventListener("pointercancel", (event) => touching.delete(event.pointerId))
 canvas.addEventListener("pointerleave", () => hover(null))
+canvas.addEventListener("focus", () => { // Tab lands on the chosen face, or in the middle
+  if (canvas.matches(":focus-visible")) { aim(chosen ?? nearest([view.wide / 2, view.high / 2])) }
+})
+canvas.addEventListener("blur", () => aim(null))
+canvas.addEventListener("pointerdown", () => aim(null))
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
+canvas.addEventListener("keydown", (event) => {
+  const arrow = ARROWS[event.key]
+  if (arrow) {
+    event.preventDefault()
+    const middle = [view.wide / 2, view.high / 2]
+    aim(aimed === null ? nearest(middle) : nearest(screen(aimed), arrow) ?? aimed)
+  } else if ((event.key === "Enter" || event.key === " ") && aimed !== null) {
+    event.preventDefault()
+    choose(aimed)
+    hover(null)
+  }
+})
+
+/** The face nearest to a point on the screen, or the nearest that lies to one side of it. */
+function nearest([x, y], side = null) {
+  let best = null, least = Infinity
+  for (let face = 0; face < count; face++) {
+    const [dx, dy] = [screen(face)[0] - x, screen(face)[1] - y]
+    const along = side ? dx * side[0] + dy * side[1] : Math.hypot(dx, dy)
+    const across = side ? Math.abs(dx * side[1] + dy * side[0]) : 0
+    if (side && (face === aimed || along < 0.01 || across > along)) { continue }
+    if (along + 2 * across < least) { [best, least] = [face, along + 2 * across] }
+  }
+  return best
+}
+/** Show a face as the one that the arrow keys are at; the map moves if it lies at the edge. */
+function aim(face) {
+  if (face === aimed) { return }
+  aimed = face
+  hover(null)
+  if (face !== null) {
+    const [x, y] = screen(face)
+    const inner = (at, length) => Math.min(Math.max(at, 40), length - 40)
+    view.x += (x - inner(x, view.wide)) / view.scale
+    view.y -= (y - inner(y, view.high)) / view.scale
+    hover(face)
+  }
+  redraw()
+}
 canvas.addEventListener("dblclick", () => flyTo(fitted()))
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") { choose(null); by("search").value = ""; suggest() }
@@ -370,7 +432,6 @@ if (maps.length > 1) { by("maps").append(...switches) }
 switches[0].className = "on"
 by("foot").textContent = maps[0].line
 
-by("size").value = base
 by("size").addEventListener("input", (event) => {
   base = Number(event.target.value)
   redraw()
@@ -398,6 +459,9 @@ new ResizeObserver(() => {
   canvas.height = Math.max(1, Math.round(area.height * devicePixelRatio))
   if (before && area.width > 0) {
     before = false
+    const room = 0.85 * Math.min(view.wide, view.high) // so that faces are apart on any screen
+    base = Math.min(Math.max(room / Math.sqrt(count), 6), 64)
+    by("size").value = base
     Object.assign(view, fitted())
     if (data.chosen !== null) { choose(data.chosen) }
   }

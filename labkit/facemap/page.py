@@ -18,6 +18,8 @@ from labkit.utils import l2_normalize, render_page, write_text
 
 SHEET = 2048  # pixels
 GROUPS = 8  # of numbers, to colour by
+COLOURS = """e6194b 4363d8 3cb44b f58231 911eb4 42d4f4 f032e6 9a6324 000075 ffe119 469990 a9a9a9
+800000 808000 bfef45 fabed4 dcbeff aaffc3""".split()  # of texts, told apart at a glance
 
 
 def to_html(
@@ -112,7 +114,8 @@ def _sheet(thumbnails: Sequence, side: int) -> dict:
 def grouped(values: Sequence) -> dict:
     """Return `palette`, (text, CSS colour) of each group, and `groups`, the group of each value.
 
-    Equal texts are a group; more than eight different numbers are cut at their quantiles.
+    Equal texts are a group, 0 and 1 are no and yes; more than eight different numbers are cut at
+    their quantiles.
     """
     try:
         numbers = np.array(values, dtype=np.float64)
@@ -122,9 +125,10 @@ def grouped(values: Sequence) -> dict:
         edges = np.quantile(numbers, np.linspace(0, 1, GROUPS + 1))
         groups = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, GROUPS - 1)
         texts = [f"{low:.3g} to {high:.3g}" for low, high in zip(edges, edges[1:])]
-        hues = np.linspace(245, 7, GROUPS)
+        colours = [f"hsl({hue:.0f} 70% 50%)" for hue in np.linspace(245, 7, GROUPS)]
     else:
         texts, groups = np.unique(np.array(values, dtype=str), return_inverse=True)
-        hues = 360 * (np.arange(len(texts)) / len(texts))
-    palette = [(str(text), f"hsl({hue:.0f} 70% 50%)") for text, hue in zip(texts, hues)]
-    return {"palette": palette, "groups": groups.tolist()}
+        if set(texts) == {"0", "1"}:
+            texts = ["no", "yes"]
+        colours = [f"#{COLOURS[i % len(COLOURS)]}" for i in range(len(texts))]
+    return {"palette": [*zip(map(str, texts), colours)], "groups": groups.tolist()}

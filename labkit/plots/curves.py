@@ -68,7 +68,7 @@ def training_curves(source) -> LabFigure:
             best = f": best {min(values):.2f} %" if column == "val_eer" and values else ""
             axes.plot(epochs, values, label=text(name, 30) + best, marker=".")
             axes.set_title(title)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     panels[3].legend()
     figure.supxlabel("epoch")
     return figure
@@ -122,7 +122,7 @@ def det_curve(systems: Mapping[str, tuple], title: str = "DET curve") -> LabFigu
     `systems` maps names to (scores, labels). Two normal distributions give a straight line; the
     dots are the equal error rates. Source: Martin et al. (1997).
     """
-    figure = new_figure(6.2, 6.3 + 0.23 * len(systems))
+    figure = new_figure(6.2, 6.5 + 0.24 * len(systems))
     axes = figure.add_subplot()
     smallest = 0.01
     for name, (scores, labels) in systems.items():

@@ -65,6 +65,8 @@ def fonts() -> list[str]:
 def text(value: object, length: int = 100) -> str:
     """Return a name on one line, shortened in the middle; its Hangul is composed."""
     shown = printable(unicodedata.normalize("NFC", str(value)), 1000)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in shown)
+    length = max(length - wide, length // 2)  # which take the room of two
     tail = (length - 1) // 2
     return shown if len(shown) <= length else f"{shown[: length - 1 - tail]}…{shown[-tail:]}"
 
@@ -169,25 +171,20 @@ def pair_sheet(
 
 
 @styled
-def lookalike_sheet(face: Image.Image, matches, gallery, *, calibration=None) -> LabFigure:
+def lookalike_sheet(face: Image.Image, matches, gallery, sentence: str = "") -> LabFigure:
     """Show the cropped face, then its five nearest stars with picture, name and similarity.
 
-    `matches` is what `gallery.search` gives for one embedding. `calibration`, by default the
-    gallery's own, adds how unusual each likeness is.
+    `matches` is what `gallery.search` gives for one embedding. `sentence` says what it means.
     """
-    calibration = calibration or gallery.calibration
     matches = list(matches)[:5]
     figure, (first, *others) = panels(len(matches) + 1, 6, 2.3, 3.3)
     show_picture(first, face)
     first.set_title("Your photo", fontsize=11, loc="center")
-    notes = [gallery.note, "closer than … % of pairs of different people" if calibration else ""]
     for rank, (axes, match) in enumerate(zip(others, matches), 1):
         show_picture(axes, gallery.thumbnail(match.identity, image=match.image))
         axes.set_title(f"{rank}. {text(match.name, 20)}", fontsize=11, loc="center")
-        words = f"similarity {match.similarity:.3f}"
-        if calibration:
-            words += f"\ncloser than {float(calibration.percentile(match.similarity)):.1f} %"
-        axes.set_xlabel(words, fontsize=9)
+        axes.set_xlabel(f"similarity {match.similarity:.3f}", fontsize=9)
     figure.suptitle("Your look-alikes among the stars", fontsize=13)
-    figure.supxlabel("  ·  ".join(filter(None, notes)), fontsize=8, color="#6b7280")
+    notes = [*sentence.split("; "), gallery.note]
+    figure.supxlabel("\n".join(filter(None, notes)), fontsize=9, color="#6b7280")
     return figure

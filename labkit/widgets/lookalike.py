@@ -9,13 +9,14 @@ from IPython.display import HTML, display
 from IPython.display import Image as Picture
 from PIL import Image
 
-from labkit.crop import Box, crop_face, find_faces, read_photo
+from labkit.crop import Box, crop_face, find_faces, read_photo, shows_face
 from labkit.likeness import occlusion_map
 from labkit.plots import lookalike_sheet
 from labkit.utils import UserError, render_page
 from labkit.widgets.photo_view import PhotoView, heat
 
 PAGE = Path(__file__).with_name("lookalike.html")
+NO_FACE = "No face was found in this box."
 
 
 class LookalikeApp:
@@ -23,8 +24,8 @@ class LookalikeApp:
 
     >>> LookalikeApp(gallery, embedder)
 
-    The photo stays in memory: nothing is written to disk, and nothing of it goes into the
-    notebook's outputs or widget state unless "Keep" is pressed. A mistake shows as one sentence.
+    The photo stays in memory: the app writes nothing to disk, and nothing of the photo goes into
+    the notebook's outputs or widget state unless "Keep" is pressed. A mistake shows as a sentence.
     A first `photo` may be given: a path, bytes or a PIL image.
 
     `message` is the sentence shown last; `faces` are the faces of the photo; `face` is the cropped
@@ -101,7 +102,7 @@ class LookalikeApp:
         count = len(self.faces)
         if index < count:  # a frame drawn by hand may be clicked too
             self._current, boxes = index, [face.box for face in self.faces]
-            caption = f"{self.name} · not it? click a face, or drag a box"
+            caption = f"{self.name} · click a face; others? drag a box"
             self.view.show("photo", self.photo, caption, boxes, index)
             found = "One face found." if count == 1 else f"Face {index + 1} of {count}."
             self._search(boxes[index], found)
@@ -111,20 +112,24 @@ class LookalikeApp:
         self.view.show("photo", self.photo, f"{self.name} · not it? drag another box", [box])
         self.matches = []
         try:
-            self._search(box, "Cropped by hand.")
+            self._search(box)
         except UserError as error:
             self.view.show("crop", None)
             self._say(str(error), bad=True)
 
-    def _search(self, box: Box, found: str) -> None:
+    def _search(self, box: Box, found: str = "") -> None:
+        """Crop and search; `found` says that the detector found the box, which is else a hand's."""
         self.face = crop_face(self.photo, box)
         self.view.show("crop", self.face, "as the network sees it")
         self.matches = self.gallery.search(self.embedder([self.face])[0])
         best, calibration = self.matches[0], self.gallery.calibration
-        said = f"similarity {best.similarity:.3f}"
-        if calibration is not None:
-            said = calibration.describe(best.similarity, len(self.gallery))
-        self._say(f"{found} Most alike: {best.name}, {said}.")
+        likeness = f"similarity {best.similarity:.3f}"
+        if found or shows_face(self.photo, box):
+            found = found or "Cropped by hand."
+            if calibration is not None:
+                likeness = calibration.describe(best.similarity, len(self.gallery))
+        self.answer = f"{found or NO_FACE} Most alike: {best.name}, {likeness}."
+        self._say(self.answer, bad=not found)
 
     def why(self) -> None:
         """Colour the parts of the face that speak for the first star, by covering them in turn."""
@@ -135,6 +140,7 @@ class LookalikeApp:
     def keep(self) -> None:
         """Put the sheet of face and stars into the notebook's output, where it is saved."""
         picture = io.BytesIO()
-        lookalike_sheet(self.face, self.matches, self.gallery).savefig(picture, format="png")
+        sheet = lookalike_sheet(self.face, self.matches, self.gallery, self.answer)
+        sheet.savefig(picture, format="png")
         self._output.update(Picture(data=picture.getvalue(), format="png"))
         self._say("Kept: the sheet below is now part of the notebook.")

@@ -26,7 +26,7 @@ from labkit.crop import crop_face, find_faces, read_photo
 from labkit.data.images import jpeg_bytes
 from labkit.embed import Embedder
 from labkit.gallery import Gallery, packed
-from labkit.likeness import fit_calibration
+from labkit.likeness import Calibration
 from labkit.models import InputSpec, build_model
 from labkit.utils import l2_normalize
 from labkit.widgets import LookalikeApp
@@ -72,8 +72,7 @@ def make_gallery(embedder: Embedder) -> Gallery:
         weights_sha256=embedder.weights_sha256,
         skipped=[],
     )
-    scores = np.concatenate([rng.normal(0.5, 0.1, 2000), rng.normal(0, 0.1, 2000)])
-    gallery.calibration = fit_calibration(scores, np.repeat([1, 0], 2000))
+    gallery.calibration = Calibration(rng.normal(0, 0.1, (1000, 400)).tolist())
     return gallery
 
 
