@@ -33,11 +33,10 @@ class Face:
 def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = None) -> Image.Image:
     """Return a photo in RGB, turned upright by its EXIF orientation.
 
-    Reads JPEG, PNG, WebP, BMP, TIFF and still GIF files, AVIF where Pillow does, and HEIC when
-    `pillow-heif` is installed. Transparent parts become grey. JPEGs above 64 megapixels are
-    decoded at a reduced scale. `source` is a path, the file's bytes, or a PIL image (not changed);
-    `name` is what to call it in messages, by default the path. Raises UserError for a file that is
-    missing, empty, no picture or no regular file, damaged, an animation, or above 64 megapixels.
+    `source` is a path, the file's bytes, or a PIL image (not changed), of the `FORMATS` of
+    `labkit.data.images`; `name` is what to call it in messages. Transparent parts become grey;
+    JPEGs above 64 megapixels are decoded at a reduced scale. Raises UserError for a file that is
+    missing, empty, no picture, damaged, an animation, or above 64 megapixels.
     """
     if isinstance(source, Image.Image):
         return upright_rgb(source)
@@ -79,10 +78,9 @@ def find_faces(photo: Image.Image, *, second_look: bool = True) -> list[Face]:
     """Return the faces that look roughly at the camera, largest and surest first.
 
     Histograms of oriented gradients with a linear classifier (Dalal and Triggs 2005, as trained
-    by King for dlib). The photo's longer side is scaled to between 640 and 1600 pixels first; when
-    nothing is found, a `second_look` at 2400 pixels, which takes six times as long, finds faces
-    from about 1/30 of it. Beside a sure face, weak detections are left out: they are folds and
-    hands more often than people. Raises UserError when the package dlib-bin is not installed.
+    by King for dlib). When nothing is found, a `second_look` at 2400 pixels, which takes six times
+    as long, finds faces from about 1/30 of the photo. Beside a sure face, weak detections are left
+    out: they are folds and hands more often than people. Raises UserError without dlib-bin.
     """
     longest = max(photo.size)
     faces = _detect(photo, float(np.clip(longest, *DETECTION_SIDES)) / longest)
@@ -98,11 +96,10 @@ def _detect(photo: Image.Image, scale: float) -> list[Face]:
     scaled = photo.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     found, scores, _ = _detector().run(np.asarray(scaled), 0, 0.0)
     faces = []
-    for face, score in zip(found, scores, strict=True):
+    for face, score in zip(found, scores):
         edges = (face.left(), face.top(), face.right() + 1, face.bottom() + 1)
-        scales = (photo.width / size[0], photo.height / size[1]) * 2
-        box = tuple(round(edge * scale, 1) for edge, scale in zip(edges, scales))
-        faces.append(Face(box, round(float(score), 3)))
+        box = np.multiply(edges, np.divide(photo.size, size).tolist() * 2).round(1).tolist()
+        faces.append(Face(tuple(box), round(float(score), 3)))
     return faces
 
 
@@ -117,8 +114,7 @@ def largest_face(photo: Image.Image, *, name: str = "the photo") -> Face:
 def square_around(box: Box) -> tuple[float, float, float]:
     """Return the square to crop for (left, top, right, bottom): centre x, y, half side, in pixels.
 
-    The half side is the longer side of the box divided by 1.5, so that the box fills three
-    quarters of the crop. Raises UserError for a box without an area.
+    The box fills three quarters of it. Raises UserError for a box without an area.
     """
     left, top, right, bottom = box
     if not (left < right and top < bottom and math.isfinite(right - left + bottom - top)):
@@ -128,10 +124,9 @@ def square_around(box: Box) -> tuple[float, float, float]:
 
 
 def crop_face(photo: Image.Image, face_or_box: Face | Box, size: int = 256) -> Image.Image:
-    """Return the face as the training sets are cropped: a square of `size` pixels, RGB.
+    """Return the square of `square_around` as RGB (size, size), grey where it leaves the photo.
 
-    It shows the square of `square_around`, grey (128, 128, 128) where that leaves the photo. Raises
-    UserError for a box without an area, outside the photo or far larger.
+    Raises UserError for a box without an area, outside the photo or far larger.
     """
     box = face_or_box.box if isinstance(face_or_box, Face) else face_or_box
     x, y, half = square_around(box)
@@ -146,16 +141,13 @@ def crop_face(photo: Image.Image, face_or_box: Face | Box, size: int = 256) -> I
 
 
 def shows_face(photo: Image.Image, box: Box) -> bool:
-    """Return whether the detector finds a face in a box drawn by hand; True without a detector.
-
-    It looks at the box with its surroundings. The box must be one that `crop_face` takes.
-    """
+    """Return whether the detector finds a face in a box drawn by hand; True without a detector."""
     x, y, half = square_around(box)
-    left, top = max(0, round(x - 2 * half)), max(0, round(y - 2 * half))
-    right, bottom = min(photo.width, round(x + 2 * half)), min(photo.height, round(y + 2 * half))
+    around = (x - 2 * half, y - 2 * half, x + 2 * half, y + 2 * half)
+    around = np.clip(around, 0, photo.size * 2).round()  # the box with its surroundings
     try:
-        faces = find_faces(photo.crop((left, top, right, bottom)), second_look=False)
+        faces = find_faces(photo.crop(around.tolist()), second_look=False)
     except UserError:
         return True
-    centres = np.array([face.box for face in faces]).reshape(-1, 2, 2).mean(axis=1) + (left, top)
+    centres = np.array([face.box for face in faces]).reshape(-1, 2, 2).mean(axis=1) + around[:2]
     return bool((np.abs(centres - (x, y)) < 0.75 * half).all(axis=1).any())

@@ -24,7 +24,7 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
     """Return everything as a dictionary, and as lines for people."""
     cache, head = cache_dir(), head_file()
     versions = {package.name: package.version for package in importlib.metadata.distributions()}
-    free = [round(shutil.disk_usage(path).free / GIB, 1) for path in (".", cache)]
+    here, there = (round(shutil.disk_usage(path).free / GIB, 1) for path in (".", cache))
     found = {
         "labkit": __version__,
         "python": platform.python_version(),
@@ -34,9 +34,9 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
         "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
         "devices": _devices(),
         "device_used": str(best_device()),
-        "disk_free_gib": free[0],
+        "disk_free_gib": here,
         "cache": str(cache),
-        "cache_free_gib": free[1],
+        "cache_free_gib": there,
         "head_model": str(head) if head.exists() else None,
     }
     lines = [
@@ -44,24 +44,23 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
         ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
         f"processor cores: {found['cores']}; memory: {found['memory_gib']} GiB",
         f"devices: {', '.join(found['devices'])}; {found['device_used']} will be used",
-        f"disk: {free[0]} GiB free here, {free[1]} GiB in {cache}",
+        f"disk: {here} GiB free here, {there} GiB in {cache}",
         f"built-in head model: {found['head_model'] or 'made on first use, in about a minute'}",
     ]
     if data_dir is not None:
-        data, found["data"] = DataDirectory(data_dir), dict(problem=None, notes=[])
+        data, about = DataDirectory(data_dir), dict(problem=None, notes=[])
         for name in ("pretrain", "train", "val", "test"):
             with suppress(UserError):  # which `check` reports
                 faces = data.scan(name)
-                found["data"][name] = dict(identities=len(faces.identities), images=len(faces))
-                found["data"]["notes"] += [faces.note] * bool(faces.note)
+                about[name] = dict(identities=len(faces.identities), images=len(faces))
+                about["notes"] += [faces.note] * bool(faces.note)
                 lines.append(f"{name}: {len(faces):,} images of {len(faces.identities):,} people")
-        lines += found["data"]["notes"]
         try:
             data.check(pictures=PICTURES)
-            lines.append("the data directory is in order")
         except UserError as error:
-            found["data"]["problem"] = str(error)
-            lines.append(str(error))
+            about["problem"] = str(error)
+        lines += [*about["notes"], about["problem"] or "the data directory is in order"]
+        found["data"] = about
     return found, "\n".join(lines)
 
 

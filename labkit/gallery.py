@@ -38,9 +38,9 @@ class Match:
 def top_k(query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k rows most similar to a query, as a full sort would find them.
 
-    A matrix product in float32 finds candidates, which are sorted by their products in float64; of
-    equal rows, the lower index comes first. `query` (d,) and `rows` (n, d) are float32 of length 1.
-    Returns indices, int64 (k,), and cosines, float32 (k,), with k at most n.
+    A product in float32 finds candidates, which are sorted by their products in float64, equal
+    ones by index. `query` (d,) and `rows` (n, d) are float32 of length 1. Returns indices, int64
+    (k,), and cosines, float32 (k,), with k at most n.
     """
     scores = rows @ query
     if not np.isfinite(scores).all():
@@ -103,8 +103,7 @@ class Gallery:
     def build(cls, folder: FaceFolder | str | Path, embedder) -> "Gallery":
         """Embed a face folder with an `Embedder`; names come from the folder's `details`.
 
-        A star without a readable image is left out. Raises UserError when the folder is missing
-        or empty, when more than 1 % of its images (and more than one) cannot be read.
+        A star without a readable image is left out. Raises UserError as `scan`, `check_skipped`.
         """
         folder = folder if isinstance(folder, FaceFolder) else FaceFolder.scan(folder)
         with ThreadPoolExecutor() as threads:
@@ -158,11 +157,10 @@ class Gallery:
                 arrays = {name: file.get_tensor(name).numpy() for name in names}
             info = json.loads(arrays.pop("names").tobytes())
             weights = os.path.normpath(Path(path).absolute().parent / info["weights_path"])
-            calibration = info.get("calibration")
-            if calibration and "quantiles" in calibration:  # of strangers, in files made before
-                calibration = dict(similarities=[calibration["quantiles"]])
-            calibration = calibration and Calibration(**calibration)
-            info |= dict(weights_path=Path(weights), calibration=calibration)
+            info["weights_path"] = Path(weights)
+            if about := info.get("calibration"):  # files made before have "quantiles"
+                rows = [about["quantiles"]] if "quantiles" in about else about["similarities"]
+                info["calibration"] = Calibration(rows)
             gallery = cls(**arrays, **info)
             stars, images = gallery.labels.max() + 1, len(gallery.labels)
             lengths = [len(gallery), len(gallery.names), len(gallery.means), len(gallery.files)]
@@ -185,7 +183,7 @@ class Gallery:
 
         Level "identity" compares with each star's mean embedding, "image" with all images. Returns
         a list of `Match`, most similar first, for one embedding (d,); for (m, d) a list of these.
-        Raises UserError for a k below 1, or embeddings of another size or that are not finite.
+        Raises UserError for a k below 1 or embeddings that do not fit.
         """
         if level not in ("identity", "image") or k < 1:
             raise UserError(f"no search for {k} of level {level!r}; ask for 1 identity or image")
@@ -204,9 +202,8 @@ class Gallery:
 
     def thumbnail(self, identity: int, *, image: int | None = None) -> Image.Image:
         """Return the star's best picture, up to 192 px; with `image`, that photo, up to 64 px."""
-        if image is None:
-            return decode_image(self.thumbnail_jpeg(identity))
-        return decode_image(self.thumbnail_jpeg(image, "image"))
+        found = (identity, "identity") if image is None else (image, "image")
+        return decode_image(self.thumbnail_jpeg(*found))
 
     def thumbnail_jpeg(self, index: int, level: str = "identity") -> bytes:
         """Return the best picture of a star, or at level "image" a small photo, as a JPEG."""

@@ -18,10 +18,9 @@ MAX_SIMILARITIES = 500_000  # that a gallery file keeps
 
 @dataclass(frozen=True)
 class Calibration:
-    """How alike strangers are, and so what a similarity means that a search has found.
+    """How often a stranger finds somebody this close, so what a similarity found means.
 
-    It says how often a stranger finds somebody this close. It gives no chance that two photos show
-    one person: that depends on how likely the person is to be in the gallery, which nobody knows.
+    It is no chance that two photos show one person: nobody knows who is in the gallery.
     """
 
     similarities: list[list[float]]  # of each photo to the means of the other people, all strangers
@@ -41,17 +40,16 @@ class Calibration:
     def strangers(self, similarity: float, among: int) -> float:
         """Percent of searches among so many people in which a stranger finds one at least as close.
 
-        The people are drawn from those that each photo was compared with. For a larger gallery they
-        are drawn from a distribution with the photo's own mean and spread: the shape is that of all
-        photos together, as the tail that decides is too rare among one photo's comparisons.
+        The people are drawn from those that each photo was compared with; for a larger gallery,
+        from a distribution with the photo's own mean and spread and the shape of all photos'.
         """
         rows = self._rows
         if among <= rows.shape[1]:
             closer = (rows >= similarity).sum(axis=1)
             nobody = hypergeom.pmf(0, rows.shape[1], closer, among)
         else:
-            centres, spreads = rows.mean(axis=1, keepdims=True), rows.std(axis=1, keepdims=True)
-            spreads = np.maximum(spreads, 1e-6)
+            centres = rows.mean(axis=1, keepdims=True)
+            spreads = np.maximum(rows.std(axis=1, keepdims=True), 1e-6)
             shape = np.sort((rows - centres) / spreads, axis=None)
             below = np.searchsorted(shape, (similarity - centres) / spreads) / shape.size
             nobody = below**among
@@ -62,18 +60,13 @@ class Calibration:
         percentile, found = float(self.percentile(similarity)), self.strangers(similarity, among)
         if percentile < 50:
             return "not much alike: many pairs of different people are closer"
-        phrase = f"closer than {percentile:.1f} % of pairs of different people"
-        if percentile >= 99.9:
-            phrase = "closer than nearly every pair of different people"
-        fewest = max(1, 100 / self._rows.shape[1])  # less cannot be told with so few people
+        pairs = f"{percentile:.1f} % of pairs" if percentile < 99.9 else "nearly every pair"
         share = f"{'' if self.measured(among) else 'about '}{found:.0f}"
-        if found > 99:
-            share = "more than 99"
-        elif found < fewest:
-            share = f"fewer than {ceil(fewest)}"
-        return (
-            f"{phrase}; among {among:,} a stranger finds one this close in {share} of 100 searches"
-        )
+        fewest = max(1, 100 / self._rows.shape[1])  # less cannot be told with so few people
+        if found > 99 or found < fewest:
+            share = "more than 99" if found > 99 else f"fewer than {ceil(fewest)}"
+        phrase = f"closer than {pairs} of different people; among {among:,} a stranger finds one"
+        return f"{phrase} this close in {share} of 100 searches"
 
 
 def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:

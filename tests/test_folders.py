@@ -12,7 +12,6 @@ from PIL import Image, features
 
 from labkit.crop import read_photo
 from labkit.data import DataDirectory, FaceFolder, decode_image, is_litter, make_pairs
-from labkit.data.folders import identity_names
 from labkit.utils import UserError
 
 CASES = Path(__file__).parent / "cases"
@@ -167,7 +166,6 @@ def test_what_is_passed_over_is_counted_and_told_from_a_cached_listing_too(tmp_p
 def test_litter_is_nobody():
     folder = FaceFolder.scan(CASES / "litter/F")
     assert folder.identities == ["a", "b"] and len(folder) == 4
-    assert identity_names(CASES / "litter/F") == ["a", "b"]
     assert all(map(is_litter, ["@eaDir", "__MACOSX", ".DS_Store", "._1.jpg", "Thumbs.db"]))
     assert not any(map(is_litter, ["@iu", "#1", "_a", "1.jpg", "한"]))
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-from labkit.data.folders import OUTSIDE, FaceFolder, identity_names
+from labkit.data.folders import OUTSIDE, FaceFolder, is_litter
 from labkit.data.images import decode_pixels
 from labkit.data.pairs import PairList
 from labkit.utils import UserError, progress
@@ -28,8 +28,7 @@ class DataDirectory:
 
     def scan(self, name: str, *, cache: str | Path | None = None) -> FaceFolder:
         """Return a face folder by its name; `cache` is as in `check`."""
-        listing = Path(cache) / f"{name}.npz" if cache else None
-        folder = FaceFolder.scan(self.root / name, cache=listing)
+        folder = FaceFolder.scan(self.root / name, cache=cache and Path(cache) / f"{name}.npz")
         if name == "test" and self.test_blind.exists():  # whose images lie there
             folder.passed_over.pop(OUTSIDE, None)
         return folder
@@ -38,8 +37,8 @@ class DataDirectory:
         """Return the four face folders by name; the folder `cache` keeps their listings.
 
         Raises UserError that lists every problem at once: missing or empty folders, identities
-        without an image, people to train on who are in val or test too, in whichever Unicode form,
-        bad tables and pair lists, and images that cannot be read among so many `pictures` of each.
+        without an image, people to train on who are in val or test too, bad tables and pair lists,
+        and unreadable images among so many `pictures` of each folder.
         """
         if not self.root.is_dir():
             raise UserError(f"the data directory {self.root} does not exist")
@@ -47,7 +46,8 @@ class DataDirectory:
         for root in (self.pretrain, self.train, self.val, self.test):
             try:
                 folder = folders[root.name] = self.scan(root.name, cache=cache)
-                if empty := sorted(set(identity_names(root)).difference(folder.identities)):
+                names = {place.name for place in root.iterdir() if place.is_dir()}
+                if empty := sorted(n for n in names - {*folder.identities} if not is_litter(n)):
                     problems.append(f"{root}: no image in {_some(empty)}")
                 if pictures and (bad := _unreadable(folder, pictures)):
                     problems.append(f"{root}: {len(bad):,} unreadable images: {_some(bad)}")
@@ -79,18 +79,16 @@ class DataDirectory:
 def _unreadable(folder: FaceFolder, most: int) -> list[str]:
     """Return what is wrong with the images that cannot be read, of `most` spread evenly."""
 
-    def look(i: int) -> str:
+    def look(i: int) -> str | None:
         try:
             decode_pixels(folder.path(i), min_size=1)
-            return ""
         except UserError as error:
             return str(error)
 
     chosen = range(0, len(folder), math.ceil(len(folder) / most))
+    settings = dict(total=len(chosen), desc=folder.root.name, unit="image", leave=False)
     with ThreadPoolExecutor() as threads:
-        looks = threads.map(look, chosen)
-        bar = progress(looks, total=len(chosen), desc=folder.root.name, unit="image", leave=False)
-        return list(filter(None, bar))
+        return [*filter(None, progress(threads.map(look, chosen), **settings))]
 
 
 def _some(names: Sequence[str]) -> str:

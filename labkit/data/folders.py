@@ -14,12 +14,8 @@ from labkit.data.images import IMAGE_EXTENSIONS
 from labkit.data.tables import read_table
 from labkit.utils import UserError, atomic_path, reason
 
-LITTER = (
-    "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
-    "__macosx", "lost+found", "thumbs.db", "desktop.ini",
-)  # fmt: skip
-"""Names of what systems leave behind on their own, in lower case, besides hidden names."""
-
+LITTER = """@eadir @recycle #recycle #snapshot $recycle.bin __macosx lost+found thumbs.db
+desktop.ini""".split()  # what systems leave behind, besides hidden files
 OUTSIDE = "pictures outside of the folders of people"
 
 
@@ -27,9 +23,8 @@ class FaceFolder:
     """A folder of identities with their images.
 
     identities: their names, sorted. labels: int64 (n,), non-decreasing; image i shows
-    `identities[labels[i]]`. starts: int64 (identities + 1,), where the images of each identity
-    begin, and n. names: the images' paths relative to the folder `root`. passed_over: what else
-    `scan` has found there, kind → how many.
+    `identities[labels[i]]`. starts: int64 (identities + 1,), where the images of each begin, and n.
+    names: the images' paths relative to `root`. passed_over: what else is there, kind → how many.
     """
 
     def __init__(self, root: str | Path, identities: list[str], labels: np.ndarray, names):
@@ -37,58 +32,52 @@ class FaceFolder:
         # One array of bytes: millions of names cost little, and forked workers share them.
         self._names = names if isinstance(names, np.ndarray) else _encoded(names)
         self.starts = np.searchsorted(labels, np.arange(len(identities) + 1))
-        self._parts = [self.root]
         self.passed_over: dict[str, int] = {}
+        self._parts = [self.root]
 
     @classmethod
     def _of_images(cls, root: Path, images: dict[str, list[str]]) -> "FaceFolder":
         identities = sorted(images)
         labels = np.repeat(np.arange(len(images)), [len(images[name]) for name in identities])
-        return cls(root, identities, labels, [i for name in identities for i in images[name]])
+        return cls(root, identities, labels, [i for k in identities for i in sorted(images[k])])
 
     @classmethod
     def scan(cls, root: str | Path, *, extensions: str | None = None, cache=None) -> "FaceFolder":
         """List the images below `root`; identities without an image are left out.
 
-        Links to folders are followed, once each. extensions: what names end in, upper or lower
-        case, such as "jpg,png"; every kind that can be read when left out. cache: an .npz file
-        that keeps the listing until a folder at or below `root` changes. Raises UserError when
-        the folder is missing, unreadable or without images.
+        Links to folders are followed. extensions: what names end in, such as "jpg,png"; every kind
+        that can be read when left out. cache: an .npz file that keeps the listing until a folder
+        at or below `root` changes. Raises UserError when `root` is missing, unreadable or empty.
         """
         root, endings = Path(root), IMAGE_EXTENSIONS
         if extensions is not None:
             endings = tuple(f".{ending.strip(' .').lower()}" for ending in extensions.split(","))
-        key = _encoded(["labkit face folder 3", str(root.resolve()), *endings])
-        if cache is not None and (folder := _read_cache(Path(cache), root, key)):
+        key = ["labkit face folder 4", str(root.resolve()), *endings]
+        if cache is not None and (folder := _read_cache(cache, root, key)):
             return folder
-        seen, passed_over = _holders(root), Counter()
-        _, names, files = next(_walk(root, seen, passed_over))
-        passed_over[OUTSIDE] = sum(name.lower().endswith(endings) for name in files)
-        times = {"": os.stat(root).st_mtime_ns}
         images: dict[str, list[str]] = {}
-        for identity in names:
-            found = []
-            for path, _, files in _walk(root / identity, seen, passed_over):
-                below = Path(path).relative_to(root).as_posix()
-                times[below] = os.stat(path).st_mtime_ns
-                for name in files:
-                    if name.lower().endswith(endings):
-                        found.append(f"{below}/{name}")
-                    else:
-                        passed_over[Path(name).suffix.lower() or "without an ending"] += 1
-            if found:
-                images[identity] = sorted(found)
+        times, passed_over = {}, Counter()
+        for path, _, files in _walk(root, passed_over):
+            below = Path(path).relative_to(root).as_posix()
+            times[below] = os.stat(path).st_mtime_ns
+            for name in files:
+                is_image = name.lower().endswith(endings)
+                if below == ".":
+                    passed_over[OUTSIDE] += is_image
+                elif is_image:
+                    images.setdefault(below.split("/")[0], []).append(f"{below}/{name}")
+                else:
+                    passed_over[Path(name).suffix.lower() or "without an ending"] += 1
+        passed_over = dict(+passed_over)
         if not images:
-            found = ", ".join(+passed_over) or "nothing"
+            found = ", ".join(passed_over) or "nothing"
             raise UserError(f"{root} holds no images: expected {root}/NAME/x.jpg, found {found}")
         folder = cls._of_images(root, images)
-        folder.passed_over = dict(+passed_over)
+        folder.passed_over = passed_over
         if cache is not None:
-            listing = dict(identities=_encoded(folder.identities), labels=folder.labels)
-            changed = dict(folders=_encoded(times), times=list(times.values()))
-            changed["passed_over"] = json.dumps(folder.passed_over)
-            with atomic_path(cache) as temporary, open(temporary, "wb") as file:
-                np.savez(file, key=key, names=folder._names, **listing, **changed)
+            about = json.dumps([key, times, folder.identities, passed_over])
+            with atomic_path(cache) as temporary:
+                np.savez(temporary, about=about, labels=folder.labels, names=folder._names)
         return folder
 
     @classmethod
@@ -100,9 +89,7 @@ class FaceFolder:
             prefix = folder.root.resolve().relative_to(root).as_posix()
             for label, identity in enumerate(folder.identities):
                 if identity in images:
-                    raise UserError(
-                        f"below {root}, {identity} is in two folders: rename one of them"
-                    )
+                    raise UserError(f"{identity} is in two folders of {root}: rename one of them")
                 images[identity] = [f"{prefix}/{folder.name(i)}" for i in folder.indices_of(label)]
         union = cls._of_images(root, images)
         union._parts = [folder.root for folder in folders]
@@ -143,24 +130,23 @@ class FaceFolder:
         """Return 32 hexadecimal digits that are the same for the same identities and files."""
         digest = blake2b(digest_size=16)
         for names in (_encoded(self.identities), self._names):
-            digest.update(f"{names.dtype.itemsize} {len(names)} ".encode())
-            digest.update(np.ascontiguousarray(names).view(np.uint8))
+            digest.update(f"{names.dtype.itemsize} {len(names)} ".encode() + names.tobytes())
         return digest.hexdigest()
 
     def details(self) -> dict[str, dict[str, str]]:
         """Return what `identities.csv` says of the people: identity → column → value.
 
-        It, or VGGFace2's `identity_meta.csv`, is looked for in the folder and beside it; the kit
-        shows `name` and `hangul`. Raises UserError with the line for a table it cannot read.
+        It, or VGGFace2's `identity_meta.csv`, lies in the folder or beside it; the kit shows
+        `name` and `hangul`. Raises UserError with the line for a table it cannot read.
         """
         people: dict[str, dict[str, str]] = {}
         own = {unicodedata.normalize("NFC", name): name for name in self.identities}
-        for place in [*(part.parent for part in self._parts), *self._parts]:
-            for table in (place / "identity_meta.csv", place / "identities.csv"):
-                rows = read_table(table, ["identity or class_id"]) if table.exists() else ()
-                for _, row in rows:
-                    name = unicodedata.normalize("NFC", row.pop("identity", "") or row["class_id"])
-                    people[own.get(name, name)] = {k: value for k, value in row.items() if value}
+        places = [*(part.parent for part in self._parts), *self._parts]
+        tables = [p / name for p in places for name in ("identity_meta.csv", "identities.csv")]
+        for table in filter(Path.exists, tables):
+            for _, row in read_table(table, ["identity or class_id"]):
+                name = unicodedata.normalize("NFC", row.pop("identity", "") or row["class_id"])
+                people[own.get(name, name)] = {k: value for k, value in row.items() if value}
         return people
 
 
@@ -169,47 +155,33 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
 
 
-def identity_names(root: Path) -> list[str]:
-    """Return the names of the folders in `root`, sorted, without litter."""
-    return sorted(next(_walk(root, _holders(root), Counter()))[1])
-
-
-def _holders(root: Path) -> set[str]:
-    """Return the folder and those around it: a link to one of them leads in a circle."""
-    place = root.resolve()
-    return {str(folder) for folder in (place, *place.parents)}
-
-
-def _walk(top: Path, seen: set[str], passed_over: Counter) -> Iterator[tuple[str, list, list]]:
-    """As os.walk without litter, and into links to folders that are not `seen` yet."""
+def _walk(root: Path, passed_over: Counter) -> Iterator[tuple[str, list, list]]:
+    """As os.walk without litter, and into links to folders unless they lead back to `root`."""
 
     def refuse(error: OSError) -> None:
-        missing = isinstance(error, FileNotFoundError)
-        text = "the folder {} does not exist" if missing else "cannot read the folder {}: {}"
-        raise UserError(text.format(error.filename, reason(error))) from None
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"the folder {error.filename} does not exist")
+        raise UserError(f"cannot read the folder {error.filename}: {reason(error)}")
 
-    for path, folders, files in os.walk(top, onerror=refuse, followlinks=True):
-        litter = {name for name in (*folders, *files) if is_litter(name)}
-        passed_over.update(name for name in litter if not name.startswith("."))
-        below = [(os.path.join(path, name), name) for name in folders if name not in litter]
-        folders.clear()
-        for folder, name in sorted(below, key=lambda found: (os.path.islink(found[0]), found)):
-            if (place := os.path.realpath(folder)) in seen:
+    own = root.resolve()
+    for path, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        passed_over.update(name for name in (*folders, *files) if name.lower() in LITTER)
+        folders[:] = [name for name in folders if not is_litter(name)]
+        for link in filter(os.path.islink, [os.path.join(path, name) for name in folders]):
+            place = Path(link).resolve()
+            if place.is_relative_to(own) or own.is_relative_to(place):
+                folders.remove(os.path.basename(link))
                 passed_over["links to folders that are read anyway"] += 1
-            else:
-                seen.add(place)
-                folders.append(name)
-        yield path, folders, [name for name in files if name not in litter]
+        yield path, folders, [name for name in files if not is_litter(name)]
 
 
-def _read_cache(cache: Path, root: Path, key: np.ndarray) -> FaceFolder | None:
+def _read_cache(cache: str | Path, root: Path, key: list[str]) -> FaceFolder | None:
     try:
         with np.load(cache) as stored:
-            times = [os.stat(root / os.fsdecode(f)).st_mtime_ns for f in stored["folders"]]
-            if np.array_equal(stored["key"], key) and np.array_equal(stored["times"], times):
-                identities = [os.fsdecode(name) for name in stored["identities"]]
+            made_for, times, identities, passed_over = json.loads(str(stored["about"]))
+            if made_for == key and times == {f: os.stat(root / f).st_mtime_ns for f in times}:
                 folder = FaceFolder(root, identities, stored["labels"], stored["names"])
-                folder.passed_over = json.loads(str(stored["passed_over"]))
+                folder.passed_over = passed_over
                 return folder
     except Exception:  # whatever NumPy raises for a file that is missing, damaged or another's
         return None

@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 import struct
 import warnings
 from contextlib import suppress
@@ -20,20 +19,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks and the li
 with suppress(ImportError):
     import pillow_heif.HeifImagePlugin  # registers itself  # noqa: F401
 
-_ENDINGS = Image.registered_extensions()  # of what this Pillow can decode
-FORMATS = tuple(
-    {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"}.intersection(_ENDINGS.values())
-)
-"""What is read, whatever a file's name says; others can start programs (EPS)."""
-
-IMAGE_EXTENSIONS = tuple(ending for ending, kind in _ENDINGS.items() if kind in FORMATS)
-"""What the names of such files end in, in lower case."""
-
+# What is read, whatever a file's name says, if this Pillow can; others can start programs (EPS).
+_KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+_ENDINGS = {end: kind for end, kind in Image.registered_extensions().items() if kind in _KINDS}
+FORMATS, IMAGE_EXTENSIONS = tuple(set(_ENDINGS.values())), tuple(_ENDINGS)
 GREY = (128, 128, 128)
-
+# What Pillow raises for a file that is cut short, damaged or no image.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
-"""What Pillow raises for a file that is cut short, damaged or no image."""
-
 CROP_DRAWS = 2 * 10 + 2  # random numbers that decide one crop: ten tries, and its place
 
 
@@ -45,15 +37,12 @@ def what_is_wrong(error: Exception) -> str:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an opened image turned by its EXIF orientation, in RGB, transparent parts grey.
-
-    Grey of 16 bits is scaled, where Pillow alone turns it white.
-    """
+    """Return an image turned by its EXIF orientation, in RGB, transparent parts grey."""
     try:
         image = ImageOps.exif_transpose(image)
     except (*DAMAGED, TypeError):  # a damaged EXIF block says nothing of the orientation
         image = image.copy()
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow alone turns white
         values = np.asarray(image) * (255 / 65535)
         image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     elif image.has_transparency_data:
@@ -72,10 +61,9 @@ def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
 def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) -> np.ndarray:
     """Decode one image from a file, or from the bytes of one, to RGB, uint8 (height, width, 3).
 
-    It is turned and shown on grey as `upright_rgb` does. With `min_size`, a JPEG is decoded at the
-    smallest of its built-in scales (1, 1/2, 1/4, 1/8) whose shorter side still has that many
-    pixels, several times faster. simplejpeg gives the same pixels as Pillow in half the time.
-    Raises UserError that names a file that cannot be read.
+    With `min_size`, a JPEG is decoded at the smallest of its built-in scales (1, 1/2, 1/4, 1/8)
+    whose shorter side still has that many pixels, several times faster. simplejpeg gives the same
+    pixels as Pillow in half the time. Raises UserError that names a file that cannot be read.
     """
     try:
         data = source if isinstance(source, bytes) else read_file(source)
@@ -98,28 +86,20 @@ def _decode_jpeg(data: bytes, min_size: int | None) -> np.ndarray:
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     if width * height > 2 * Image.MAX_IMAGE_PIXELS:
         raise ValueError("a decompression bomb")
-    scale = (min_size or min(width, height)) / min(width, height)
-    fits = min(side // max(1, round(side * scale)) for side in (width, height))
-    factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(fits, 1))
+    fits = min(width, height) / min_size if min_size else 1
+    factor = next((factor for factor in (8, 4, 2) if factor <= fits), 1)
     height, width = math.ceil(height / factor), math.ceil(width / factor)
     pixels = simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
-    if (orientation := _jpeg_orientation(data)) == 1:
-        return pixels
-    image = Image.fromarray(pixels)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return np.array(ImageOps.exif_transpose(image))
-
-
-def _jpeg_orientation(data: bytes) -> int:
-    """Return what Pillow takes for the orientation of a JPEG, 1 when it stands upright."""
     header = data[: data.find(b"\xff\xdb")]  # before the first table of the picture
-    if (start := header.find(b"Exif\0\0")) >= 0:
-        with suppress(*DAMAGED, TypeError, KeyError):
-            exif = Image.Exif()
-            exif.load(header[start:])
-            return exif[ExifTags.Base.Orientation]
-    xmp = re.search(rb'tiff:Orientation(?:="|>)([0-9])', header)
-    return int(xmp[1]) if xmp else 1
+    _, mark, exif = header.partition(b"Exif\0\0")
+    if mark or b"tiff:Orientation" in header:
+        image = Image.fromarray(pixels)
+        image.info = dict(exif=exif, xmp=header)
+        with suppress(*DAMAGED, TypeError):  # a damaged EXIF block
+            if image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
+                image.info = {}  # read now, and not to be written again
+                return np.array(ImageOps.exif_transpose(image))
+    return pixels
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

@@ -17,12 +17,8 @@ def layout(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.nd
     UMAP (McInnes, Healy and Melville 2018), t-SNE (van der Maaten and Hinton 2008) or the first
     two principal components, on cosine distances. The same embeddings and seed give the same map
     on the same machine. Neighbourhoods shrink with few faces; below five all methods are PCA.
-
-    Returns:
-        float32 (n, 2) in [0, 1]; the longer side spans it, the other is centred. y points up.
-
-    Raises:
-        UserError: unknown method, no faces, or a value that is not finite.
+    Returns float32 (n, 2) in [0, 1], y up; the longer side spans it, the other is centred. Raises
+    UserError for an unknown method, no faces, or a value that is not finite.
     """
     if method not in METHODS:
         raise UserError(f"unknown layout {method!r}; use one of {', '.join(METHODS)}")

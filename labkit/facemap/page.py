@@ -49,34 +49,30 @@ def to_html(
         chosen: index of a face that is lit up when the page opens.
         note: a line at the top, such as that the faces are synthetic.
 
-    Raises:
-        UserError: lengths differ, or the file cannot be written.
+    Raises UserError when lengths differ or the file cannot be written.
     """
     maps = dict(xy) if isinstance(xy, Mapping) else {"map": xy}
     count = len(next(iter(maps.values())))
     attributes = attributes or {}
     details = [""] * count if details is None else details
     check_lengths(count, thumbnails=thumbnails, names=names, embeddings=embeddings, labels=labels)
-    check_lengths(count, details=details, **maps)
-    check_lengths(count, **attributes)
+    check_lengths(count, **{"details": details, **maps, **attributes})
     side = 112 if count <= 1500 else 80 if count <= 6000 else 32  # multiples of 16, as in JPEG
     per_sheet = (SHEET // side) ** 2
     data = {
         "names": [str(name) for name in names],
         "details": [str(detail) for detail in details],
         "maps": [_map(name, places, embeddings, labels) for name, places in maps.items()],
-        "near": [],
-        "similarities": [],
         "side": side,
         "across": SHEET // side,
         "sheets": [_sheet(thumbnails[i : i + per_sheet], side) for i in range(0, count, per_sheet)],
         "attributes": [{"name": name, **grouped(values)} for name, values in attributes.items()],
         "chosen": chosen,
     }
+    near = similarities = np.zeros(0)
     if embeddings is not None and count > 1:
-        points = l2_normalize(embeddings)
-        near, similarities = nearest(points, None, min(12, count - 1))
-        data |= {"near": near.tolist(), "similarities": _rounded(similarities)}
+        near, similarities = nearest(l2_normalize(embeddings), None, min(12, count - 1))
+    data |= {"near": near.tolist(), "similarities": _rounded(similarities)}
     about = {"title": title, "counted": f"{count:,} faces", "note": note}
     write_text(path, render_page(Path(__file__).with_name("page.html"), **about, data=data))
     return Path(path)
@@ -114,8 +110,7 @@ def _sheet(thumbnails: Sequence, side: int) -> dict:
 def grouped(values: Sequence) -> dict:
     """Return `palette`, (text, CSS colour) of each group, and `groups`, the group of each value.
 
-    Equal texts are a group, 0 and 1 are no and yes; more than eight different numbers are cut at
-    their quantiles.
+    Equal texts are a group; more than eight different numbers are cut at their quantiles.
     """
     try:
         numbers = np.array(values, dtype=np.float64)
@@ -128,7 +123,6 @@ def grouped(values: Sequence) -> dict:
         colours = [f"hsl({hue:.0f} 70% 50%)" for hue in np.linspace(245, 7, GROUPS)]
     else:
         texts, groups = np.unique(np.array(values, dtype=str), return_inverse=True)
-        if set(texts) == {"0", "1"}:
-            texts = ["no", "yes"]
+        texts = ["no", "yes"] if set(texts) == {"0", "1"} else texts
         colours = [f"#{COLOURS[i % len(COLOURS)]}" for i in range(len(texts))]
     return {"palette": [*zip(map(str, texts), colours)], "groups": groups.tolist()}

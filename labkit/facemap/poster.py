@@ -23,11 +23,9 @@ LAYOUT_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA", "grid": "Grid"}
 def to_grid(xy: np.ndarray) -> np.ndarray:
     """Return cells of a nearly square grid for a map (n, 2) with y up, no two faces in one cell.
 
-    Up to 2,500 faces the sum of squared moves is the smallest possible (Jonker and Volgenant's
-    assignment); more are sorted from the top into rows, and each row from the left.
-
-    Returns:
-        int64 (n, 2): column from the left and row from the top.
+    They are int64 (n, 2): column from the left, row from the top. Up to 2,500 faces the sum of
+    squared moves is the smallest possible (Jonker and Volgenant's assignment); more are sorted from
+    the top into rows, and each row from the left.
     """
     count = len(xy)
     columns = math.ceil(math.sqrt(count))
@@ -64,8 +62,7 @@ def poster(
 
     `xy` is a map (n, 2) with y up; `thumbnails` are n pictures (PIL images, uint8 arrays, JPEG
     bytes or paths); `cells` come from `to_grid`. A face has 160 pixels, fewer when the poster
-    would pass 200 megapixels. Raises UserError when the numbers of places, thumbnails and names
-    differ.
+    would pass 200 megapixels. Raises UserError when the lengths differ.
     """
     check_lengths(len(xy), thumbnails=thumbnails, names=names)
     cells = to_grid(xy) if cells is None else np.asarray(cells)
@@ -103,10 +100,7 @@ def square(thumbnail, side: int) -> Image.Image:
 
 
 def save_poster(image: Image.Image, path: str | Path) -> Path:
-    """Write a poster as .png, .jpg or .pdf (one page) with 300 dots per inch.
-
-    Raises UserError for another file type, or when the disk cannot be written.
-    """
+    """Write a poster as .png, .jpg or .pdf with 300 dots per inch; UserError for another type."""
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf"):
         raise UserError(f"cannot write a poster as {path.name}; use .png, .jpg or .pdf")

@@ -74,9 +74,8 @@ def text(value: object, length: int = 100) -> str:
 def as_picture(source, min_size: int | None = None) -> Image.Image:
     """Return an RGB PIL image from one, from an array or tensor, the bytes of a file or a path.
 
-    Arrays are uint8, or floats in [0, 1], of shape (h, w, 3), (3, h, w) or (h, w). A JPEG may be
-    decoded at a smaller scale whose shorter side has at least `min_size` pixels. Raises UserError
-    when a file cannot be read as an image.
+    Arrays are uint8, or floats in [0, 1], of shape (h, w, 3), (3, h, w) or (h, w). `min_size` and
+    the UserError for a file are those of `decode_pixels`.
     """
     if isinstance(source, (str, os.PathLike, bytes)):
         return decode_image(source, min_size=min_size)
@@ -156,12 +155,8 @@ def pair_sheet(
         names = pairs.name_pair(int(i))
         left, right = (thumbnail(Path(root) / name) for name in names)
         show_picture(axes, np.hstack([left, np.full((TILE, 4, 3), 255, np.uint8), right]))
-        axes.set_xticks(
-            (TILE / 2, 4 + 1.5 * TILE),
-            [text(name, 22) for name in names],
-            fontsize=8,
-            color="#444444",
-        )
+        below = [text(name, 22) for name in names]
+        axes.set_xticks((TILE / 2, 4 + 1.5 * TILE), below, fontsize=8, color="#444444")
         kind, tint = "not labelled", GREY
         if pairs.labels is not None:
             kind, tint = ("same person", TARGET) if pairs.labels[i] else ("two people", IMPOSTER)

@@ -24,9 +24,8 @@ class LookalikeApp:
 
     >>> LookalikeApp(gallery, embedder)
 
-    The photo stays in memory: the app writes nothing to disk, and nothing of the photo goes into
-    the notebook's outputs or widget state unless "Keep" is pressed. A mistake shows as a sentence.
-    A first `photo` may be given: a path, bytes or a PIL image.
+    A first `photo` may be given: a path, bytes or a PIL image. It stays in memory, and nothing of
+    it goes into the notebook's outputs or widget state unless "Keep" is pressed.
 
     `message` is the sentence shown last; `faces` are the faces of the photo; `face` is the cropped
     one; `matches` are its stars, most similar first.
@@ -118,16 +117,16 @@ class LookalikeApp:
             self._say(str(error), bad=True)
 
     def _search(self, box: Box, found: str = "") -> None:
-        """Crop and search; `found` says that the detector found the box, which is else a hand's."""
+        """Crop and search; `found` is empty for a box drawn by hand."""
         self.face = crop_face(self.photo, box)
         self.view.show("crop", self.face, "as the network sees it")
         self.matches = self.gallery.search(self.embedder([self.face])[0])
         best, calibration = self.matches[0], self.gallery.calibration
+        if not found and shows_face(self.photo, box):
+            found = "Cropped by hand."
         likeness = f"similarity {best.similarity:.3f}"
-        if found or shows_face(self.photo, box):
-            found = found or "Cropped by hand."
-            if calibration is not None:
-                likeness = calibration.describe(best.similarity, len(self.gallery))
+        if found and calibration is not None:
+            likeness = calibration.describe(best.similarity, len(self.gallery))
         self.answer = f"{found or NO_FACE} Most alike: {best.name}, {likeness}."
         self._say(self.answer, bad=not found)
 

@@ -14,9 +14,8 @@ from labkit.data.images import jpeg_bytes
 class PhotoView(anywidget.AnyWidget):
     """A photo with its faces in frames, the cropped face beside it, and a button for files.
 
-    Pictures travel as messages, not as the widget's state, so that neither JupyterLab nor
-    papermill can write them into a notebook. Files come in pieces: as one message, a photo above
-    10 MiB would close the connection to the kernel.
+    Pictures travel as messages, not as the widget's state, which is saved with a notebook. Files
+    come in pieces: a message above 10 MiB would close the connection to the kernel.
 
     `files` is called with [(name, bytes), …], no bytes for a file above 100 MB; `face` with the
     index of a face that was clicked; `box` with (left, top, right, bottom) in pixels as drawn.
