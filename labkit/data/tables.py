@@ -22,7 +22,7 @@ def parse_table(data: bytes) -> list[tuple[int, list[str]]]:
             text = data.decode("cp949")
         except UnicodeDecodeError:
             line = data.count(b"\n", 0, error.start) + 1
-            raise ValueError(f"line {line}: not UTF-8; save it as CSV UTF-8") from None
+            raise ValueError(f"line {line}: text of unknown encoding; save it as UTF-8") from None
     first = next((line for line in text.splitlines() if line.strip()), "")
     settings = dict(delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True)
     reader = csv.reader(io.StringIO(text, newline=""), **settings)
