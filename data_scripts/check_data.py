@@ -11,17 +11,17 @@ list of what, and the card says so.
 """
 
 import json
-import os
 import sys
 import unicodedata
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from labkit.data import IMAGE_EXTENSIONS, DataDirectory, FaceFolder, PairList, decode_image
+from labkit.data import DataDirectory, FaceFolder, PairList, decode_image
 from labkit.utils import UserError, write_json, write_text
 from parts import near_duplicates
 from parts.data_card import FIELDS, as_html, as_markdown
@@ -83,7 +83,7 @@ def run(args) -> dict:
         folders, measures = {}, {}
         for name in SETS:
             try:
-                folders[name] = FaceFolder.scan(data.root / name)
+                folders[name] = data.scan(name)
             except UserError:
                 continue  # told by `check`
             measures[name] = measure(folders[name], store=store, earlier=earlier, desc=name)
@@ -123,7 +123,9 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
         many = f"{len(bad):,} image{'s'[: len(bad) > 1]}"
         report.problem(f"{name}: {many} cannot be read: {some}{more}")
     sides = np.stack([m.width, m.height])[:, m.readable]
-    shorter, counts, about = sides.min(axis=0), folder.counts(), folder.details()
+    shorter, counts, about = sides.min(axis=0), folder.counts(), {}
+    with suppress(UserError):  # told by `check`
+        about = folder.details()
     people = len(folder.identities)
     chosen = np.random.default_rng(0).choice(people, min(6, people), replace=False)
     samples = {k: [i for i in folder.indices_of(k) if m.readable[i]][:5] for k in sorted(chosen)}
@@ -139,18 +141,13 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
             for k, some in samples.items()
         ],
     )
-    other = sum(
-        not file.startswith(".") and not file.lower().endswith(IMAGE_EXTENSIONS)
-        for place, _, files in os.walk(folder.root)
-        for file in files
-        if Path(place) != folder.root
-    )
+    if folder.note:
+        report.notes.append(folder.note)
     single = 0 if name == "pretrain" else (counts == 1).sum()
     for many, what in (
         ((shorter < SMALL).sum(), f"images are smaller than {SMALL} pixels"),
         ((sides.max(axis=0) > 1.25 * shorter).sum(), "images are far from square"),
         (single, "identities have one image and no target pair"),
-        (other, "files are no images and are passed over"),
     ):
         report.notes.extend([f"{name}: {many:,} {what}"] * bool(many))
 
@@ -161,9 +158,6 @@ def _check_people(report: Report, folders: dict[str, FaceFolder]) -> None:
         name: {unicodedata.normalize("NFC", person): person for person in folder.identities}
         for name, folder in folders.items()
     }
-    for name, people in names.items():
-        if len(people) < len(folders[name].identities):
-            report.problem(f"{name}: a name is there in two Unicode forms: run split.py anew")
     for a, b in combinations(names, 2):
         both = sorted(set(names[a]) & set(names[b]))
         text = f"{', '.join(map(listed, both[:5]))}{', …' * (len(both) > 5)} in both {a}/ and {b}/"

@@ -30,6 +30,7 @@ from joblib import cpu_count
 
 from labkit.cli import positive
 from labkit.crop import read_photo
+from labkit.data import is_litter
 from labkit.data.images import jpeg_bytes
 from labkit.utils import UserError, reason, sha256, write_bytes, write_csv, write_json
 from parts import accept_list
@@ -212,7 +213,7 @@ def alike(identities: list[str]) -> list[list[str]]:
 def submissions(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the zip files of the folder in order of their names, and what else lies there."""
     try:
-        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        found = sorted(path for path in folder.iterdir() if not is_litter(path.name))
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {reason(error)}") from None
     zips = [path for path in found if path.suffix.lower() == ".zip" and path.is_file()]

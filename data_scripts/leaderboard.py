@@ -54,8 +54,8 @@ def run(args) -> dict:
     checked = [check_submission(path, key) for path in paths]
     good, bad = ([s for s in checked if bool(s.problems) == kind] for kind in (False, True))
     if args.check:
-        for name in display_names([submission.path.name for submission in good]):
-            print(f"in order: {name}, {len(key.pairs):,} pairs")
+        for name, own in zip(display_names([own.path.name for own in good]), good):
+            print(f"in order: {name}, {len(key.pairs):,} pairs. {key.hint(own.scores)}".rstrip())
         if bad:
             raise UserError(" | ".join(map(str, bad)))
         return _summary(args, {"submissions": len(paths), "in order": len(paths)})
@@ -67,6 +67,7 @@ def run(args) -> dict:
         print(
             f"{place.rank:3d}. {place.name:40s} EER {place.eer:6.2f} % "
             f"({place.low:.2f} to {place.high:.2f})  {place.against_the_one_above()}"
+            + (place.hint and f"\n     {place.hint}")
         )
     if not args.dry_run:
         with folder_lock(args.out):

@@ -1,7 +1,5 @@
-"""`python -m labkit …` is `labkit …`."""
-
-import sys
+"""`python -m labkit`."""
 
 from labkit.cli import main
 
-sys.exit(main())
+raise SystemExit(main())

@@ -16,9 +16,10 @@ from labkit.utils import UserError, printable, short_reason
 
 
 def check_data(faces: FaceFolder, config: TrainConfig, state: TrainingState, processes: int) -> str:
-    """Check that a face folder fits the settings and the run so far, and note it in `state`.
+    """Check that a face folder fits the settings, and note its size in `state`.
 
-    Returns a line for people about identities with too few images, or nothing. Raises UserError.
+    Returns lines for people about what was passed over and identities with too few images, or
+    nothing. Raises UserError.
     """
     root, identities, images = faces.root, len(faces.identities), len(faces)
     if identities < 2:
@@ -28,15 +29,11 @@ def check_data(faces: FaceFolder, config: TrainConfig, state: TrainingState, pro
         raise UserError(f"{root} has {identities} identities, {known}: leave it out, or raise it")
     if config.batch_size // processes * config.images_per_class < 2:
         raise UserError("batch norm cannot learn from one image at a time: raise batch_size")
-    if state.listing and state.listing != faces.digest():
-        raise UserError(
-            f"{root} has changed since this run began ({state.images} images of {state.identities} "
-            f"identities, now {images} of {identities}, or other names): choose another run folder"
-        )
-    state.identities, state.images, state.listing = identities, images, faces.digest()
+    state.identities, state.images = identities, images
     too_few = int((faces.counts() < config.images_per_class).sum())
     fewer = f"identities have fewer than {config.images_per_class} images and are left out"
-    return f"{root}: {too_few} of {identities} {fewer}\n" if too_few else ""
+    notes = [faces.note, f"{root}: {too_few} of {identities} {fewer}" if too_few else ""]
+    return "".join(f"{note}\n" for note in notes if note)
 
 
 def build_and_check_loss(config: TrainConfig, num_identities: int) -> nn.Module:
@@ -84,7 +81,14 @@ def check_network_and_loss(
             f"number with a gradient and a number or None; it gives {_in_words(output)}"
         )
     trained = [p for p in (*network.parameters(), *loss.parameters()) if p.requires_grad]
-    gradients = torch.autograd.grad(embeddings.sum() + value, trained, allow_unused=True)
+    outputs = embeddings.sum() + value
+    *gradients, back = torch.autograd.grad(outputs, [*trained, random], allow_unused=True)
+    for name, numbers in (("value", value), ("gradient", back)):
+        if numbers is not None and not bool(torch.isfinite(numbers).all()):
+            raise UserError(
+                f"the loss {config.loss} has a {name} that is no number, for random embeddings of "
+                f"length 1: look for a log or square root of 0, or a division by 0"
+            )
     return any(gradient is None for gradient in gradients)
 
 
@@ -95,8 +99,8 @@ def _names_the_line(what: str, config: TrainConfig) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        line = line_of(error, config.plugin) if config.plugin else ""
-        where = line and f"{line} of {config.plugin}"
+        line = line_of(error, config.plugin)
+        where = line and f"{line} of {config.plugin or 'its cell'}"
         raise UserError(f"{what}{where}: {short_reason(error)}") from error
 
 

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -183,13 +184,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     75 is a training run that was asked to stop and can be resumed. Any other error is a bug and
     shows its traceback. Of several training processes the first alone prints.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    home = os.path.expanduser("~").replace("\\", r"\\")  # which no shell puts into --out=~/run
+    arguments = [re.sub(r"^(--\w+=|)~(?=/|$)", rf"\g<1>{home}", text) for text in arguments]
     args = build_parser().parse_args(arguments)
     if args.json:
         os.environ.setdefault("LABKIT_PROGRESS", "none")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names can hold anything
     first = os.environ.get("RANK", "0") == "0"
-    stoppable = StopSignals(at_once=True) if args.command == "train" else nullcontext()
+    stoppable = StopSignals(at_once=True) if args.command in ("train", "run") else nullcontext()
     try:
         with redirect_stdout(sys.stderr) if args.json else nullcontext(), stoppable:
             from labkit import commands  # PyTorch takes seconds to import; --help should not
@@ -210,4 +214,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return getattr(args, "exit_code", 0)

@@ -17,9 +17,23 @@ from labkit.devices import DEVICE_VARIABLE, best_device
 from labkit.embed import Embedder
 from labkit.evaluate import VerificationReport, read_scores, save_report, score_pairs, write_scores
 from labkit.registry import load_plugin
-from labkit.utils import UserError, atomic_path, progress
+from labkit.utils import UserError, atomic_path, printable, progress
 
 Answer = tuple[dict, str]
+
+
+def _left_out(names: list[str], why: str) -> str:
+    """A line that lists what was left out, the first five of them; nothing for nothing."""
+    shown = [*(printable(name, 200) for name in names[:5]), *["…"] * (len(names) > 5)]
+    return f"\n  left out, {len(names):,} {why}: {', '.join(shown)}" if names else ""
+
+
+def scanned(path: str) -> FaceFolder:
+    """Return a face folder, and say what in it was passed over."""
+    folder = FaceFolder.scan(path)
+    if folder.note:
+        print(folder.note)
+    return folder
 
 
 def synth(args: Namespace) -> Answer:
@@ -36,7 +50,7 @@ def synth(args: Namespace) -> Answer:
 
 def pairs(args: Namespace) -> Answer:
     """Make a pair list."""
-    folder, labelled = FaceFolder.scan(args.folder), not args.unlabelled
+    folder, labelled = scanned(args.folder), not args.unlabelled
     made = make_pairs(folder, per_image=args.per_image, seed=args.seed, labelled=labelled)
     made.write(args.out)
     kind = "pairs, half of them target pairs" if labelled else "unlabelled pairs"
@@ -123,27 +137,32 @@ def embed(args: Namespace) -> Answer:
     from labkit.crop import crop_face, find_faces, read_photo
 
     embedder = Embedder(args.weights, device=args.device)
-    folder = FaceFolder.scan(args.folder)
-    names, without_face = [folder.name(i) for i in range(len(folder))], []
+    folder, unreadable, faceless = scanned(args.folder), [], []
 
     def crops():
         for i in progress(range(len(folder)), desc="finding faces", unit="photo"):
-            photo = read_photo(folder.path(i))
+            try:
+                photo = read_photo(folder.path(i))
+            except UserError:
+                unreadable.append(i)
+                continue
             if found := find_faces(photo):
                 yield crop_face(photo, found[0])
             else:
-                without_face.append(names[i])
+                faceless.append(i)
 
     if args.detect:
         embeddings = embedder(crops())
     else:
-        embeddings = embedder.files([folder.path(i) for i in range(len(folder))])
-    names = [name for name in names if name not in without_face]
+        embeddings = embedder.files([folder.path(i) for i in range(len(folder))], unreadable)
+    skipped, without_face = ([folder.name(i) for i in sorted(n)] for n in (unreadable, faceless))
+    folder.check_skipped(skipped)
+    kept = sorted({*range(len(folder))}.difference(unreadable, faceless))
     with atomic_path(args.out) as temporary, open(temporary, "wb") as file:
-        np.savez(file, files=np.array(names), embeddings=embeddings)
-    result = dict(out=args.out, images=len(names), without_face=without_face)
-    left_out = f", {len(without_face)} without a face left out" if without_face else ""
-    return result, f"{len(names):,} embeddings{left_out}: {args.out}"
+        np.savez(file, files=np.array([folder.name(i) for i in kept]), embeddings=embeddings)
+    result = dict(out=args.out, images=len(kept), skipped=skipped, without_face=without_face)
+    left_out = _left_out(skipped, "unreadable") + _left_out(without_face, "without a face")
+    return result, f"{len(kept):,} embeddings: {args.out}{left_out}"
 
 
 def gallery(args: Namespace) -> Answer:
@@ -155,13 +174,14 @@ def gallery(args: Namespace) -> Answer:
         raise UserError("--val_path and --val_list go together: a face folder and its pair list")
     listed = args.val_list and PairList.read(args.val_list, args.val_path)
     embedder = Embedder(args.weights, device=args.device)
-    made = Gallery.build(args.folder, embedder)
+    made = Gallery.build(scanned(args.folder), embedder)
     if listed:
         made.calibration = calibrate(embedder, listed, args.val_path)
     made.save(args.out)
     result = dict(out=args.out, identities=len(made), images=len(made.files))
     result |= dict(skipped=made.skipped, calibrated=made.calibration is not None)
-    return result, f"{len(made):,} people, {len(made.files):,} photos: {args.out}"
+    left_out = _left_out(made.skipped, "unreadable")
+    return result, f"{len(made):,} people, {len(made.files):,} photos: {args.out}{left_out}"
 
 
 def lookalike(args: Namespace) -> Answer:
@@ -173,25 +193,25 @@ def lookalike(args: Namespace) -> Answer:
     known = Gallery.load(args.gallery)
     embedder = Embedder(args.weights or known.weights_path, device=args.device)
     known.check(embedder)
-    answers, lines = [], []
+    answers, lines, problems, sheets = [], [], {}, set()
     for path in args.photos:
-        photo = read_photo(path)
-        faces = [] if args.box else find_faces(photo) or [largest_face(photo, name=path)]
-        count = len(faces)
-        if not args.box and args.face > count:
-            raise UserError(f"{path} shows {count} face(s), so there is no --face {args.face}")
-        box = args.box or faces[args.face - 1].box
-        face = crop_face(photo, box)
+        try:
+            photo = read_photo(path)
+            faces = [] if args.box else find_faces(photo) or [largest_face(photo, name=path)]
+            count = len(faces)
+            if not args.box and args.face > count:
+                raise UserError(f"{path} shows {count} face(s), so there is no --face {args.face}")
+            box = args.box or faces[args.face - 1].box
+            face = crop_face(photo, box)
+        except UserError as error:
+            problems[path] = str(error)
+            continue
         matches = known.search(embedder([face])[0], args.k)
         found = [asdict(match) for match in matches]
         is_face = not args.box or shows_face(photo, box)
         answers.append(dict(photo=path, faces=count, box=box, is_face=is_face, matches=found))
-        choice = (
-            f": face {args.face} of {count} (--face N for another, --box for one not found)"
-            if count > 1
-            else ""
-        )
-        lines.append(path + choice)
+        others = "(--face N for another, --box for one not found)"
+        lines.append(path + f": face {args.face} of {count} {others}" * (count > 1))
         lines += [f"  {match.similarity:6.3f}  {match.name}" for match in matches]
         sentence = "" if is_face else "No face was found in this box."
         if is_face and (meaning := known.calibration):
@@ -207,10 +227,18 @@ def lookalike(args: Namespace) -> Answer:
             sheet = Path(args.sheet)
             if len(args.photos) > 1:
                 sheet = sheet.with_stem(f"{sheet.stem}-{Path(path).stem}")
+            while str(sheet).lower() in sheets:  # two photos of one name
+                sheet = sheet.with_stem(f"{sheet.stem}-2")
+            sheets.add(str(sheet).lower())
+            answers[-1]["sheet"] = str(sheet)
             with atomic_path(sheet) as temporary:
                 lookalike_sheet(face, matches, known, sentence).savefig(temporary, dpi=150)
+    if not answers:
+        raise UserError("; ".join(problems.values()))
+    lines += [f"left out: {problem}" for problem in problems.values()]
     lines += [known.note] if known.note else []
-    return dict(photos=answers, note=known.note), "\n".join(lines)
+    result = dict(photos=answers, skipped=[*problems], problems=[*problems.values()])
+    return dict(result, note=known.note), "\n".join(lines)
 
 
 def facemap(args: Namespace) -> Answer:
@@ -251,7 +279,9 @@ def run(args: Namespace) -> Answer:
 
 
 def doctor(args: Namespace) -> Answer:
-    """Describe the machine and, with --data, a data directory."""
+    """Describe the machine and, with --data, a data directory; exit code 2 when that is bad."""
     from labkit.doctor import examine
 
-    return examine(args.data)
+    found, text = examine(args.data)
+    args.exit_code = 2 if args.data and found["data"]["problem"] else 0
+    return found, text

@@ -1,7 +1,7 @@
 """The settings of a training run, and the presets that the notebooks and `labkit run` use."""
 
 import dataclasses
-import difflib
+import os
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -11,7 +11,7 @@ from typing import get_args
 import yaml
 
 from labkit.registry import Registry
-from labkit.utils import UserError, reason, write_text
+from labkit.utils import UserError, did_you_mean, reason, write_text
 
 # Names alone: train.py has what they stand for.
 OPTIMIZERS, SCHEDULERS = Registry("optimizer"), Registry("scheduler")
@@ -21,6 +21,7 @@ SCHEDULERS.register("steplr", "step")(None)
 SCHEDULERS.register("cosine", "cosinelr", "cosineannealing")(None)
 SCHEDULERS.register("cosine_restart", "cosinerestartlr", "cosinewarmrestart")(None)
 
+PATHS = "run_dir train_dir val_dir val_list initial_weights plugin".split()
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -41,7 +42,7 @@ class TrainConfig:
     train_dir: str = _setting("data/train", "face folder to train on")
     val_dir: str | None = _setting(None, "folder of the images of val_list")
     val_list: str | None = _setting(None, "pair list for validation, or the test list of --eval")
-    train_extensions: str = _setting("jpg,jpeg,png", "endings of the files to read")
+    train_extensions: str | None = _setting(None, "endings of the files to read, as jpg,png")
 
     model: str = _setting("ThinResNet34", "network")
     embedding_size: int = _setting(512, "numbers per face", least=1)
@@ -60,7 +61,7 @@ class TrainConfig:
     batch_size: int = _setting(200, "identities in a batch, over all processes", least=2)
     max_images_per_class: int = _setting(100, "images of an identity in an epoch", least=1)
     images_at_once: int | None = _setting(None, "images per forward pass: less memory", least=1)
-    mirror: bool = _setting(False, "flip every other training image")
+    mirror: bool = _setting(False, "flip each training image with probability 0.5")
     workers: int | None = _setting(None, "loader processes", least=0)
 
     optimizer: str = _setting("adam", "adam, adamw or sgd")
@@ -91,8 +92,8 @@ class TrainConfig:
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)
             kind, *optional = get_args(setting.type) or (setting.type,)
-            if isinstance(value, Path):
-                value = str(value)
+            if name in PATHS and isinstance(value, (str, Path)):
+                value = os.path.expanduser(value)
             if kind is float and value is not None and not isinstance(value, bool):
                 with suppress(ValueError, TypeError):  # YAML takes 1e-3, without a point, for text
                     value = float(value)
@@ -105,6 +106,8 @@ class TrainConfig:
             if name in ("lr", "lr_decay") and not value > 0:
                 raise UserError(f"{name} must be above 0, found {value}")
             setattr(self, name, value)
+        if self.train_extensions == "jpg,jpeg,png":  # all that was read once, and the default
+            self.train_extensions = None
         self.optimizer = OPTIMIZERS.canonical(self.optimizer)
         self.scheduler = SCHEDULERS.canonical(self.scheduler)
         if self.scheduler != "steplr" and not 0 <= self.min_lr <= self.lr:
@@ -125,9 +128,7 @@ class TrainConfig:
 def _check_names(given: Collection[str], aliases: Collection[str] = (), source: str = "") -> None:
     known = [setting.name for setting in fields(TrainConfig)] + list(aliases)
     for name in set(given).difference(known):
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f": did you mean {close[0]}?" if close else ""
-        raise UserError(f"{source}there is no setting '{name}'{hint}")
+        raise UserError(f"{source}there is no setting '{name}'{did_you_mean(name, known)}")
 
 
 def read_settings(path: str | Path, aliases: Collection[str] = ()) -> dict:

@@ -2,20 +2,16 @@
 
 import io
 import math
-import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from labkit.data.images import DAMAGED, FORMATS, rgb
+from labkit.data.images import DAMAGED, FORMATS, GREY, upright_rgb
 from labkit.utils import UserError, read_file, reason
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks and the like
-GREY = (128, 128, 128)
 MAX_MEGAPIXELS = 64
 DETECTION_SIDES = (640, 1600)  # a photo's longer side is scaled to between these, in pixels
 Box = tuple[float, float, float, float]
@@ -37,14 +33,14 @@ class Face:
 def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = None) -> Image.Image:
     """Return a photo in RGB, turned upright by its EXIF orientation.
 
-    Reads JPEG, PNG, WebP, BMP, TIFF and still GIF files, and HEIC when `pillow-heif` is
-    installed. Transparent parts become grey. JPEGs above 64 megapixels are decoded at a reduced
-    scale. `source` is a path, the file's bytes, or a PIL image (not changed); `name` is what to
-    call it in messages, by default the path. Raises UserError for a file that is missing, empty,
-    no picture or no regular file, damaged, an animation, or above 64 megapixels.
+    Reads JPEG, PNG, WebP, BMP, TIFF and still GIF files, AVIF where Pillow does, and HEIC when
+    `pillow-heif` is installed. Transparent parts become grey. JPEGs above 64 megapixels are
+    decoded at a reduced scale. `source` is a path, the file's bytes, or a PIL image (not changed);
+    `name` is what to call it in messages, by default the path. Raises UserError for a file that is
+    missing, empty, no picture or no regular file, damaged, an animation, or above 64 megapixels.
     """
     if isinstance(source, Image.Image):
-        return _upright_rgb(source)
+        return upright_rgb(source)
     name = name or ("the photo" if isinstance(source, bytes) else str(source))
     try:
         data = source if isinstance(source, bytes) else read_file(source)
@@ -52,20 +48,15 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
         raise UserError(f"cannot read the photo {name}: {reason(error)}") from None
     if not data:
         raise UserError(f"{name} is empty (0 bytes); copy or download the photo again")
-    formats = FORMATS
-    with suppress(ImportError):
-        import pillow_heif.HeifImagePlugin  # registers itself  # noqa: F401
-
-        formats += ("HEIF",)
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format not in ("MPO", "TIFF") and getattr(image, "is_animated", False):
                 raise UserError(f"{name} is an animation; save one frame as JPEG or PNG")
             if image.width * image.height > MAX_MEGAPIXELS * 1e6:
                 image.draft("RGB", (image.width // 2, image.height // 2))
             if image.width * image.height > MAX_MEGAPIXELS * 1e6:
                 raise Image.DecompressionBombError
-            return _upright_rgb(image)
+            return upright_rgb(image)
     except UnidentifiedImageError:
         what = "not a picture; use JPEG, PNG or WebP, or for HEIC pip install pillow-heif"
     except Image.DecompressionBombError:
@@ -73,17 +64,6 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
     except DAMAGED:
         what = "cut short or damaged; copy or download the photo again"
     raise UserError(f"{name} is {what}")
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    try:
-        image = ImageOps.exif_transpose(image)
-    except (*DAMAGED, TypeError):  # a damaged EXIF block says nothing of the orientation
-        image = image.copy()
-    if image.has_transparency_data and not image.mode.startswith("I"):
-        backdrop = Image.new("RGBA", image.size, (*GREY, 255))
-        image = Image.alpha_composite(backdrop, image.convert("RGBA"))
-    return rgb(image)
 
 
 @lru_cache(maxsize=1)

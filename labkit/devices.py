@@ -18,9 +18,7 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 def best_device(name: str | None = None) -> torch.device:
     """Return the named device, or the best one there is: CUDA, Apple's MPS, CPU.
 
-    The environment variable LABKIT_DEVICE names one for a whole session.
-
-    Raises UserError when the named device is not there.
+    LABKIT_DEVICE names one for a whole session. Raises UserError when it is not there.
     """
     name = name or os.environ.get(DEVICE_VARIABLE)
     if not name:
@@ -105,10 +103,8 @@ def keep_freed_memory(device: torch.device) -> None:
     when they are freed, and the system clears every page of the next one: a seventh of a training
     step. MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ in the environment win.
     """
-    trim_threshold, mmap_max = -1, -4  # parameters of mallopt, from malloc.h
-    tuned = "MALLOC_TRIM_THRESHOLD_" in os.environ or "MALLOC_MMAP_MAX_" in os.environ
+    tuned = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_"} & os.environ.keys()
     if device.type == "cpu" and os.name == "posix" and not tuned:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(trim_threshold, -1)
-            mallopt(mmap_max, 0)
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda parameter, value: None)
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        mallopt(-4, 0)

@@ -10,13 +10,14 @@ import torch
 from joblib import cpu_count
 
 from labkit import __version__
-from labkit.data import DataDirectory, FaceFolder
+from labkit.data import DataDirectory
 from labkit.devices import best_device
 from labkit.synth import head_file
 from labkit.utils import UserError, cache_dir
 
 PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "anny", "dlib-bin", "papermill")
 GIB = 2**30
+PICTURES = 4000  # of each face folder, that are decoded to see whether they can be read
 
 
 def examine(data_dir: str | None = None) -> tuple[dict, str]:
@@ -47,14 +48,16 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
         f"built-in head model: {found['head_model'] or 'made on first use, in about a minute'}",
     ]
     if data_dir is not None:
-        data, found["data"] = DataDirectory(data_dir), dict(problem=None)
+        data, found["data"] = DataDirectory(data_dir), dict(problem=None, notes=[])
         for name in ("pretrain", "train", "val", "test"):
             with suppress(UserError):  # which `check` reports
-                faces = FaceFolder.scan(data.root / name)
+                faces = data.scan(name)
                 found["data"][name] = dict(identities=len(faces.identities), images=len(faces))
+                found["data"]["notes"] += [faces.note] * bool(faces.note)
                 lines.append(f"{name}: {len(faces):,} images of {len(faces.identities):,} people")
+        lines += found["data"]["notes"]
         try:
-            data.check()
+            data.check(pictures=PICTURES)
             lines.append("the data directory is in order")
         except UserError as error:
             found["data"]["problem"] = str(error)

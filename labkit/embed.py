@@ -49,11 +49,8 @@ class Embedder:
         return embedder
 
     def _set(self, model, spec: InputSpec, embedding_size, precision, batch_size=None) -> None:
-        self.input_spec, self.image_size, self.embedding_size = (
-            spec,
-            spec.image_size,
-            embedding_size,
-        )
+        self.input_spec, self.image_size = spec, spec.image_size
+        self.embedding_size = embedding_size
         self.device = next(model.parameters()).device
         in_caches = max(8 * 224**2 // spec.image_size**2, 1) if self.device.type == "cpu" else 64
         self.batch_size = batch_size or min(in_caches, 64)
@@ -79,16 +76,31 @@ class Embedder:
             images = images.cpu().numpy()
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[3] != 3:
             images = images.transpose(0, 2, 3, 1)
-        return self._embed(map(self._crop, images))
+        rows = self._embed(map(self._crop, images))
+        check_embeddings(rows, [f"image {i + 1}" for i in range(len(rows))])
+        return rows
 
-    def files(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Return the same for image files, decoded by threads; UserError names one of no use."""
+    def files(self, paths: Sequence[str | Path], skipped: list | None = None) -> np.ndarray:
+        """Return the same for image files, decoded by threads; UserError names one of no use.
+
+        With a list as `skipped`, the indices of unreadable files come into it; they have no row.
+        """
+
+        def read(i: int) -> np.ndarray | None:
+            try:
+                return self._read(paths[i])
+            except UserError:
+                if skipped is None:
+                    raise
+                skipped.append(i)
+
         bar = progress(total=len(paths), desc="embedding", unit="image", quiet=self.quiet)
         keep_freed_memory(self.device)
         with ThreadPoolExecutor(min(8, cpu_count())) as threads, bar:
-            pixels = map_ahead(threads, self._read, paths, 4 * self.batch_size)
-            rows = self._embed(pixels, bar.update)
-        check_embeddings(rows, paths)
+            pixels = map_ahead(threads, read, range(len(paths)), 4 * self.batch_size)
+            rows = self._embed((image for image in pixels if image is not None), bar.update)
+        missing = set(skipped or ())
+        check_embeddings(rows, [path for i, path in enumerate(paths) if i not in missing])
         return rows
 
     def _embed(self, pixels: Iterator[np.ndarray], done=lambda count: None) -> np.ndarray:

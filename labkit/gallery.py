@@ -112,9 +112,7 @@ class Gallery:
             small = [*progress(found, total=len(folder), desc="reading the gallery", unit="image")]
         kept = [i for i, jpeg in enumerate(small) if jpeg]
         skipped = [folder.name(i) for i, jpeg in enumerate(small) if not jpeg]
-        if len(skipped) > max(1, 0.01 * len(folder)) or not kept:
-            images = f"{len(skipped)} of {len(folder)} images in {folder.root}"
-            raise UserError(f"{images} cannot be read, {skipped[0]} first; mend or remove them")
+        folder.check_skipped(skipped)
         embeddings = l2_normalize(embedder.files([folder.path(i) for i in kept]))
         stars, starts, labels = np.unique(folder.labels[kept], True, True)
         means = l2_normalize(np.add.reduceat(embeddings, starts, axis=0, dtype=np.float64))

@@ -6,6 +6,9 @@ OUT/pretrain/   OUT/finetune/     run folders
 OUT/evaluate/   OUT/lookalike/    OUT/facemap/    OUT/notebooks/
 """
 
+import ast
+import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from labkit.config import PRESETS, TrainConfig
 from labkit.data import DataDirectory, FaceFolder, PairList
 from labkit.devices import best_device
 from labkit.synth import SynthSizes, guest_photo, make_data_directory
-from labkit.utils import UserError, atomic_path, write_json
+from labkit.utils import UserError, atomic_path, did_you_mean, write_json
 
 NOTEBOOKS = ("01_pretrain", "02_finetune", "03_evaluate", "04_lookalike", "05_facemap")
 
@@ -31,10 +34,13 @@ class Lab:
     seed: int = 0
 
     def __post_init__(self):
+        _check_parameters()
         if self.preset not in PRESETS:
             raise UserError(f"no preset '{self.preset}': choose one of {', '.join(PRESETS)}")
-        self.settings, self.run_path = PRESETS[self.preset], Path(self.run_dir)
-        self.data = DataDirectory(self.data_dir or self.folder("data"))
+        if type(self.seed) is not int or self.seed < 0:
+            raise UserError(f"seed must be a whole number of 0 or more, found {self.seed!r}")
+        self.settings, self.run_path = PRESETS[self.preset], _absolute(self.run_dir)
+        self.data = DataDirectory(_absolute(self.data_dir or self.folder("data")))
 
     def folder(self, part: str) -> Path:
         """Return the folder of a part of the lab's results."""
@@ -42,24 +48,30 @@ class Lab:
 
     def prepare_data(self) -> dict[str, FaceFolder]:
         """Return the face folders, built-in ones rendered; UserError lists all that is wrong."""
+        if not self.run_path.exists():
+            print(f"new run folder: {self.run_path}")
         if not self.data_dir:
             device = "cuda" if best_device().type == "cuda" else "cpu"
             sizes = SynthSizes(*self.settings.faces)
             make_data_directory(self.data.root, sizes, seed=self.seed, device=device)
-        return self.data.check(cache=self.folder("scans"))
+        folders = self.data.check(cache=self.folder("scans"))
+        print("".join(f"{faces.note}\n" for faces in folders.values() if faces.note), end="")
+        return folders
 
     def stars(self) -> FaceFolder:
         """Return the faces of train, val and test as one folder: all the stars."""
         return FaceFolder.union([self._scan(part) for part in ("train", "val", "test")])
 
     def _scan(self, part: str) -> FaceFolder:
-        return FaceFolder.scan(self.data.root / part, cache=self.folder("scans") / f"{part}.npz")
+        return self.data.scan(part, cache=self.folder("scans"))
 
     def config(self, stage: str, **changes) -> TrainConfig:
         """Return the training settings of `pretrain` or `finetune` for this lab's folders.
 
         Fine-tuning starts from the pretrained weights; a batch has no more people than the folder.
         """
+        if stage not in ("pretrain", "finetune"):
+            raise UserError(f"no training '{stage}': choose pretrain or finetune")
         part = "pretrain" if stage == "pretrain" else "train"
         settings = dict(run_dir=self.folder(stage), train_dir=self.data.root / part)
         settings |= dict(val_dir=self.data.val, val_list=self.data.val_pairs, seed=self.seed)
@@ -75,7 +87,7 @@ class Lab:
         path = self.folder(part) / name
         if not path.exists():
             notebook = next(name for name in NOTEBOOKS if name.endswith(part))
-            run = f"run notebook {notebook} with run_dir {self.run_dir} first"
+            run = f"run notebook {notebook} with run_dir {self.run_path} first"
             raise UserError(f"{path} is not there: {run}")
         return path
 
@@ -104,3 +116,34 @@ class Lab:
             with atomic_path(path) as temporary:
                 guest_photo(seed=self.seed).save(temporary, quality=92)
         return path
+
+
+def _absolute(path: object) -> Path:  # papermill takes a folder called 2024 for a number
+    return Path(os.path.abspath(os.path.expanduser(str(path))))
+
+
+def _check_parameters() -> None:
+    """Refuse parameters from papermill that this notebook does not have, or of another type.
+
+    They come in a cell of their own, which follows the notebook's cell with its parameters.
+    """
+    cells = getattr(sys.modules["__main__"], "In", [])
+    given = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), 0)
+    if given < 2:
+        return
+    own, injected = (_assigned(cell) for cell in (cells[given - 1], cells[given]))
+    for name, value in injected.items():
+        if name not in own:
+            raise UserError(f"this notebook has no parameter '{name}'{did_you_mean(name, own)}")
+        if type(own[name]) is int and type(value) is not int:
+            raise UserError(f"{name} must be a whole number, found {value!r}")
+
+
+def _assigned(cell: str) -> dict[str, object]:
+    """Return what a cell assigns, by name; None for a value that has to be computed."""
+    assigned = {}
+    for node in ast.parse(cell).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            literal = isinstance(node.value, ast.Constant)
+            assigned[node.targets[0].id] = node.value.value if literal else None
+    return assigned

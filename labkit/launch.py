@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from accelerate import notebook_launcher
 from accelerate.state import AcceleratorState
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from labkit.checkpoint import RunFolder, TrainingState, TrainResult
 from labkit.config import TrainConfig
@@ -38,8 +38,8 @@ def launch(
 
     Raises UserError, also when the notebook has used a GPU before, and what `fit` raises.
     """
-    if num_processes < 1:
-        raise UserError(f"num_processes must be 1 or more, not {num_processes}")
+    if type(num_processes) is not int or num_processes < 1:
+        raise UserError(f"num_processes must be a whole number from 1, found {num_processes!r}")
     if num_processes == 1:
         return fit(config, after_epoch=after_epoch)
     if torch.cuda.is_initialized():
@@ -54,7 +54,9 @@ def launch(
             # What the launcher prints itself names devices that may not be the ones used.
             with contextlib.redirect_stdout(io.StringIO()):
                 arguments = (config, cell, str(message))
-                notebook_launcher(_one_process, arguments, num_processes, use_port=_free_port())
+                notebook_launcher(
+                    _one_process, arguments, num_processes, use_port=str(get_free_port())
+                )
         except (ChildFailedError, SignalException) as error:
             kind, _, text = message.read_text().partition("\n") if message.exists() else ("",) * 3
             if isinstance(error, SignalException) or kind == "Stopped":
@@ -83,9 +85,3 @@ def _one_process(config: TrainConfig, cell: TextIO, message: str) -> None:
         with contextlib.suppress(OSError), open(message, "x", encoding="utf-8") as file:
             file.write(f"{type(error).__name__}\n{error}")
         raise SystemExit(2) from None
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

@@ -84,7 +84,7 @@ def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
     """
     if pairs.labels is None:
         raise UserError("a blind list cannot calibrate; give one with labels")
-    names, person = np.unique(pairs.file_identities(), return_inverse=True)
+    names, person = np.unique(pairs.people[0], return_inverse=True)
     if len(names) < 2:
         raise UserError("a list with one person cannot calibrate; it takes strangers")
     vectors = l2_normalize(embedder.files([Path(root) / name for name in pairs.files]))

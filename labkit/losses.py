@@ -76,7 +76,6 @@ class Softmax(EmbeddingLoss):
     """A linear classifier over the training identities with cross-entropy.
 
     loss = mean over images of -log softmax(W x + b)[label].
-    Accuracy: percent of images whose largest logit is their own identity's.
     """
 
     def __init__(self, embedding_size: int, num_classes: int):
@@ -97,7 +96,6 @@ class AMSoftmax(EmbeddingLoss):
     loss = mean over images of -log softmax(s · (cos θ_j - m · [j = label]))[label], where θ_j is
     the angle between the embedding and the learned vector of identity j, m the margin (0 or more)
     and s the scale (above 0).
-    Accuracy: percent of images whose largest cosine, without margin, is their own identity's.
 
     Source: Wang et al., Additive Margin Softmax for Face Verification, 2018 (arXiv:1801.05599),
     equation 6; Wang et al., CosFace, 2018 (arXiv:1801.09414), equation 4.
@@ -209,7 +207,6 @@ class Prototypical(EmbeddingLoss):
 
     The first image of each identity is the query q, the mean of its others the prototype c.
     loss = mean over identities i of -log softmax over j of (-|q_i - c_j|²) at j = i.
-    Accuracy: percent of queries whose nearest prototype is their own.
 
     Source: Snell et al., Prototypical Networks for Few-shot Learning, 2017 (arXiv:1703.05175),
     equations 1 and 2.
@@ -247,7 +244,6 @@ class AngularPrototypical(_LearnedScale):
 
     The first image of each identity is the query q, the mean of its others the prototype c.
     loss = mean over identities i of -log softmax over j of (w cos(q_i, c_j) + b) at j = i.
-    Accuracy: percent of queries whose largest cosine is to their own prototype.
 
     Source: Chung et al., In defence of metric learning for speaker recognition, 2020
     (arXiv:2003.11982), section 2.3, which has b too, though it cannot change the loss.
@@ -267,7 +263,6 @@ class GE2E(_LearnedScale):
 
     Embeddings e_ji of unit length; c_k is the mean of identity k's, without e_ji itself where
     k = j. loss = mean over images of -log softmax over k of (w cos(e_ji, c_k) + b) at k = j.
-    Accuracy: percent of images whose largest cosine is to their own identity's centroid.
 
     Source: Wan et al., Generalized End-to-End Loss for Speaker Verification, 2018
     (arXiv:1710.10467), equations 1, 6, 8 and 9 (a mean here, where the paper has a sum).
@@ -360,7 +355,8 @@ def build_loss(name: str, *, embedding_size: int, num_classes=None, **settings) 
         raise UserError(f"no loss has a setting {' or '.join(unknown)}")
     for missing, parameter in own.items():
         if missing not in given and parameter.default is parameter.empty:
-            raise UserError(f"the loss {name} needs {missing}: set it, or give it a default value")
+            way = "set it, or give" if missing in settings else "no setting has that name, so give"
+            raise UserError(f"the loss {name} needs {missing}: {way} it a default in its code")
     return loss(**{key: value for key, value in given.items() if key in own})
 
 

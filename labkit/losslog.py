@@ -1,29 +1,37 @@
-"""The losses of an epoch: their mean, and the batch of one that is not finite."""
+"""The losses of an epoch: their mean, and which batch gave a loss that is not finite."""
 
 import math
 
 import torch
 
 from labkit.checkpoint import RunFolder, TrainingState
+from labkit.config import TrainConfig
 from labkit.data import FaceFolder, TrainingBatch
 from labkit.distributed import Processes
 from labkit.losses import LossOutput
+from labkit.registry import LOSSES, is_built_in
 from labkit.utils import UserError, write_text
 
 MAX_UNREADABLE = 0.01  # a run stops when more of its images than this cannot be decoded
 
 
 class LossLog:
-    """Sums losses and accuracies on the device, and looks at them only now and then.
+    """Sums losses and accuracies on the device, and reads them only now and then.
 
-    A look waits for the device, a step does not. The losses since the last look and the indices of
-    their images are kept, so that a loss that is not finite can be traced to its batch.
+    Reading a sum waits for the device, a step does not. The losses since the last reading are kept
+    with the indices of their images, so that a loss that is not finite can be traced to its batch.
     """
 
     def __init__(
-        self, state: TrainingState, faces: FaceFolder, folder: RunFolder, processes: Processes
+        self,
+        state: TrainingState,
+        faces: FaceFolder,
+        folder: RunFolder,
+        processes: Processes,
+        config: TrainConfig,
     ):
         self.state, self.faces, self.folder, self.processes = state, faces, folder, processes
+        self.own_loss = "" if is_built_in(LOSSES.get(config.loss)) else config.loss
         precise = torch.float32 if processes.device.type == "mps" else torch.float64
         sums = [state.loss_sum, state.accuracy_sum]
         self.sums = torch.tensor(sums, dtype=precise, device=processes.device)
@@ -37,10 +45,10 @@ class LossLog:
         self.recent.append((self.state.step, loss.detach(), batch.indices))
         self.state.unreadable += [n for n in batch.unreadable if n not in self.state.unreadable]
 
-    def look(self) -> str:
+    def update_state(self) -> str:
         """Bring the state's sums up to date; return the mean loss and accuracy in words.
 
-        Raises UserError, in all processes, when a loss since the last look is not finite, or when
+        Raises UserError, in all processes, when a loss since the last reading is not finite or
         more than 1 % of the images cannot be decoded.
         """
         state, losses = self.state, [loss for _, loss, _ in self.recent]
@@ -67,10 +75,14 @@ class LossLog:
             for step, loss, indices in bad
         ]
         step, loss, names = min(sum(self.processes.gather(own), []))
+        advice = "lower lr, or train without mixed precision"
+        if self.own_loss:
+            look = "look for a log or square root of 0 and a division by 0, in the gradient too"
+            advice = f"the loss {self.own_loss} is your own, so {look}; if it has none, {advice}"
         listed = self.folder.path / "failed_batch.txt"
         self.processes.on_main(lambda: write_text(listed, "\n".join(names) + "\n"))
         raise UserError(
             f"the loss became {loss} in step {step} of epoch {self.state.epoch + 1}, on the batch "
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''} (all in {listed}); "
-            f"{self.folder.last_checkpoint()}: lower lr, or train without mixed precision"
+            f"{self.folder.last_checkpoint()}: {advice}"
         )

@@ -131,24 +131,24 @@ class ThinResNet50V2(ThinResNet34):
 class ResNet18(ResNet):
     """torchvision's ResNet18 (He et al., 2016, arXiv:1512.03385); its classifier embeds."""
 
+    block, blocks = BasicBlock, (2, 2, 2, 2)
+
     def __init__(self, embedding_size: int = 512):
-        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=embedding_size)
+        super().__init__(self.block, self.blocks, num_classes=embedding_size)
 
 
 @MODELS.register("ResNet34")
-class ResNet34(ResNet):
-    """torchvision's ResNet34; its classifier embeds."""
+class ResNet34(ResNet18):
+    """`ResNet18` with [3, 4, 6, 3] blocks."""
 
-    def __init__(self, embedding_size: int = 512):
-        super().__init__(BasicBlock, [3, 4, 6, 3], num_classes=embedding_size)
+    blocks = (3, 4, 6, 3)
 
 
 @MODELS.register("ResNet50")
-class ResNet50(ResNet):
-    """torchvision's ResNet50 with bottleneck blocks; its classifier embeds."""
+class ResNet50(ResNet34):
+    """`ResNet34` with bottleneck blocks."""
 
-    def __init__(self, embedding_size: int = 512):
-        super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=embedding_size)
+    block = Bottleneck
 
 
 class IBlock(nn.Module):

@@ -3,18 +3,25 @@
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from labkit.crop import largest_face, read_photo
 from labkit.lab import NOTEBOOKS, Lab
-from labkit.utils import UserError, folder_lock, write_text
+from labkit.utils import Stopped, StopSignals, UserError, folder_lock, write_text
 
 
 def notebook_folder() -> Path:
@@ -32,7 +39,8 @@ def notebook_folder() -> Path:
 def run_all(lab: Lab, photo: str | None = None) -> list[dict]:
     """Execute the five notebooks for `lab`, skipping those that have already run to their end.
 
-    A notebook runs again when it, its parameters, or one before it has changed. Executed copies
+    A notebook runs again when it, its parameters, or one before it has changed, and not because the
+    run folder has moved. Executed copies
     and HTML go to OUT/notebooks. Returns name, notebook, html and seconds of each. Raises UserError
     with a notebook's own error, and before anything runs when the photo shows no face.
     """
@@ -49,7 +57,8 @@ def run_all(lab: Lab, photo: str | None = None) -> list[dict]:
             notebook, executed = source / f"{name}.ipynb", out / f"{name}.ipynb"
             takes_photo = photo and name in ("04_lookalike", "05_facemap")
             parameters = shared | (dict(photo=str(Path(photo).resolve())) if takes_photo else {})
-            history.update(json.dumps([notebook.read_text("utf-8"), parameters]).encode())
+            key = [notebook.read_text("utf-8"), parameters | dict(run_dir=None)]
+            history.update(json.dumps(key).encode())
             seconds = _finished(executed, history.hexdigest())
             if seconds is None:
                 print(f"running {name} …")
@@ -71,13 +80,41 @@ def _finished(executed: Path, key: str) -> float | None:
         return None
 
 
+class _Kernel(AsyncKernelManager):
+    """The kernel of this interpreter, whatever else is installed under the name python3."""
+
+    running: "_Kernel | None" = None
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self._kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        _Kernel.running = self
+
+
 def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
     """Execute a notebook, write it and its HTML copy, and return the seconds that it took."""
     began = time.monotonic()
-    kernel = dict(kernel_name="python3", cwd=source.parent, extra_arguments=["--log-level=ERROR"])
+    kernel = dict(kernel_name="python3", kernel_manager_class=_Kernel, cwd=source.parent)
+    kernel |= dict(extra_arguments=["--log-level=ERROR"])
     shown = dict(progress_bar=False, stdout_file=sys.stdout)
+    # In a thread, so that signals come here; the kernel gets them, saves and ends its cell.
+    with ThreadPoolExecutor(1) as thread, StopSignals() as stop:
+        work = thread.submit(
+            papermill.execute_notebook, source, executed, parameters, **kernel, **shown
+        )
+        while not wait([work], timeout=0.2).done:
+            if stop:
+                with suppress(AttributeError, TypeError, ProcessLookupError):  # none runs yet
+                    os.killpg(_Kernel.running.provisioner.pid, signal.SIGINT)
+                wait([work], timeout=3)
+    if stop:
+        stopped = f"stopped by {stop.name} in {source.stem}"
+        raise Stopped(f"{stopped}, with all saved: the same command goes on from here")
     try:
-        papermill.execute_notebook(source, executed, parameters, **kernel, **shown)
+        work.result()
+    except DeadKernelError:
+        why = "often there was not enough memory"
+        raise UserError(f"the process that ran {source.stem} has died: {why}") from None
     except PapermillExecutionError as error:
         own = error.ename in ("UserError", "Stopped")
         what = error.evalue if own else f"{error.ename}: {error.evalue}"

@@ -1,6 +1,7 @@
 """What every part of the kit uses: errors for people, whole files, progress bars, stop signals."""
 
 import csv
+import difflib
 import errno
 import hashlib
 import io
@@ -34,6 +35,9 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:  # what a notebook shows for it
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Stopped(UserError):
     """A run was asked to stop (SIGTERM, Ctrl-C) and has ended with nothing lost."""
@@ -57,6 +61,12 @@ def read_file(path: str | Path, at_most: int = -1) -> bytes:
 def short_reason(error: Exception) -> str:
     """Return the type and first line of an error of another library or of a user's own code."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return ": did you mean …?" with the nearest of the known names, or nothing."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def printable(value: object, length: int = 40) -> str:
@@ -85,14 +95,18 @@ def render_page(template: str | Path, **values) -> str:
     return pages.get_template(Path(template).name).render(**values)
 
 
-# Files
-
-
 def cache_dir() -> Path:
     """Return the user's folder for files that are built once, or KSTAR_FACELAB_CACHE."""
     named = os.environ.get("KSTAR_FACELAB_CACHE")
     path = Path(named).expanduser() if named else user_cache_path("kstar-facelab", appauthor=False)
-    return make_folder(path)
+    try:
+        make_folder(path)
+        if any(path.iterdir()) or os.access(path, os.W_OK):  # one that is only read may be filled
+            return path
+        why = f"the folder {path} cannot be written"
+    except UserError as error:
+        why = error
+    raise UserError(f"{why}: set KSTAR_FACELAB_CACHE to a folder of yours")
 
 
 def make_folder(path: str | Path) -> Path:
@@ -188,9 +202,6 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-# Threads
-
-
 def map_ahead(executor: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator:
     """Yield `function(item)` in order, computing at most `ahead` results before they are used."""
     items = iter(items)
@@ -199,9 +210,6 @@ def map_ahead(executor: Executor, function: Callable, items: Iterable, ahead: in
         done = waiting.popleft()
         waiting.extend(executor.submit(function, item) for item in islice(items, 1))
         yield done.result()
-
-
-# Stop signals
 
 
 class StopNow(BaseException):
@@ -240,9 +248,6 @@ class StopSignals:
             signal.signal(number, handler)
         if kind is StopNow:
             raise Stopped(f"stopped by {self.name}; give the same command again") from None
-
-
-# Progress bars
 
 
 def in_live_notebook() -> bool:

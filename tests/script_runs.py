@@ -1,8 +1,10 @@
 """Running the scripts of `data_scripts/` in tests, and the photos and archives they run on."""
 
+import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,18 +33,14 @@ def photo(identity: int, number: int, size: int = 96) -> Image.Image:
     image = Image.new("RGB", (size, size), tuple(colours[0]))
     draw = ImageDraw.Draw(image)
     for k in range(14):
-        x, y = rng.integers(-size // 4, size, 2)
-        w, h = rng.integers(size // 8, size // 2, 2)
-        shade = float(rng.uniform(0.3, 1.2))
-        colour = tuple(int(c) for c in np.clip(colours[k % 3] * shade, 0, 255))
+        corner, sides = rng.integers(-size // 4, size, 2), rng.integers(size // 8, size // 2, 2)
+        colour = np.clip(colours[k % 3] * rng.uniform(0.3, 1.2), 0, 255).astype(int)
         shape = draw.ellipse if k % 2 else draw.rectangle
-        shape((int(x), int(y), int(x + w), int(y + h)), fill=colour)
+        shape([*corner.tolist(), *(corner + sides).tolist()], fill=tuple(colour.tolist()))
     return image
 
 
-def make_photos(
-    root: Path, identities: int, images: int, *, first: int = 0, size: int = 96
-) -> Path:
+def make_photos(root: Path, identities: int, images: int, *, first=0, size=96) -> Path:
     """A face folder of such pictures: person000/000.png and so on."""
     for i in range(first, first + identities):
         folder = root / f"person{i:03d}"
@@ -70,16 +68,50 @@ def summary(module, capsys, *arguments) -> dict:
     return json.loads(out)
 
 
+def complaint(module, capsys, *arguments) -> str:
+    """The one line on standard error of a script that must refuse."""
+    code, out, err = script(module, capsys, *arguments)
+    assert code == 2 and out == "" and err.count("\n") == 1, (code, out, err)
+    return err
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def left_out(log: Path) -> dict[str, str]:
+    """File → reason of a log."""
+    return {row["file"]: row["reason"] for row in table(log)}
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def untrained(path: Path) -> Path:
+    """Weights of a small network that has learned nothing."""
+    import torch
+
+    from labkit.checkpoint import save_weights
+    from labkit.models import InputSpec, build_model
+
+    torch.manual_seed(0)
+    about = dict(model_name="ResNet18", embedding_size=16, input_spec=InputSpec(32))
+    save_weights(path, build_model("ResNet18", 16), **about)
+    return path
+
+
 def command(script: str, *flags: str | Path) -> list[str]:
     """The command line that runs a script with this Python."""
     return [sys.executable, str(SCRIPTS / f"{script}.py"), *(str(flag) for flag in flags)]
 
 
-def run_script(script: str, *flags: str | Path, **more) -> subprocess.CompletedProcess:
+def run_script(script: str, *flags: str | Path, env=ENVIRONMENT) -> subprocess.CompletedProcess:
     """Run a script to its end; its output as text."""
-    return subprocess.run(
-        command(script, *flags), env=ENVIRONMENT, capture_output=True, text=True, **more
-    )
+    return subprocess.run(command(script, *flags), env=env, capture_output=True, text=True)
 
 
 def kill_when(ready: Callable[[], bool], script: str, *flags: str | Path) -> None:
@@ -96,10 +128,7 @@ def kill_when(ready: Callable[[], bool], script: str, *flags: str | Path) -> Non
 
 
 def run_killed(name: str, target: str, after: int, *arguments, setup: str = "") -> None:
-    """Run a script in a process that is killed at the `after`-th call of `target` (module.name).
-
-    The call before the kill has done its work; nothing is cleaned up.
-    """
+    """Run a script in a process that is killed after the `after`-th call of `target`."""
     module, _, function = target.rpartition(".")
     code = f"""
 import importlib, os, signal, sys
@@ -122,10 +151,7 @@ sys.exit(main(script.run, script.arguments(), {[str(a) for a in arguments]!r}))
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Return the bytes of every file below `root` that is not hidden.
-
-    While a script is at work, its unfinished files come and go; these are hidden.
-    """
+    """The bytes of every file below `root` that is not hidden, as unfinished files are."""
     names = {path: path.relative_to(root) for path in sorted(root.rglob("*"))}
     shown = {p: n for p, n in names.items() if not any(part[0] == "." for part in n.parts)}
     return {str(name): path.read_bytes() for path, name in shown.items() if path.is_file()}
@@ -136,9 +162,7 @@ def tiny_disk(path: Path, kilobytes: int) -> Iterator[Path]:
     """A file system of that size at `path`; skips the test where none can be made."""
     path.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("a file system can be mounted by root alone, on Linux")
     try:
         yield path
@@ -146,9 +170,8 @@ def tiny_disk(path: Path, kilobytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def make_larger(path: Path, size: str) -> None:
-    """Free some space on a tiny disk."""
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(path)], check=True)
+def make_larger(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
 
 
 def picture(seed: int = 0, kind: str = "JPEG", size: int = 64) -> bytes:

@@ -5,11 +5,10 @@ import shutil
 import unicodedata
 
 import pytest
-from script_runs import make_photos, photo, script, summary
+from script_runs import complaint, make_photos, photo, script, summary
 
 import check_data  # isort: skip
 import make_pairs  # isort: skip
-from parts.job import main  # isort: skip
 
 from labkit.data import PairList
 
@@ -20,9 +19,8 @@ def data(tmp_path_factory):
     for k, name in enumerate(("pretrain", "train", "val", "test")):
         make_photos(root / name, 5, 4, first=10 * k)
     hidden = make_photos(root.parent / "hidden", 3, 3, first=70)
-    flags = make_pairs.arguments()
-    told = [str(root), "--blind", str(hidden), "--key", str(root.parent / "key"), "--json"]
-    assert main(make_pairs.run, flags, told) == 0
+    flags = [str(root), "--blind", str(hidden), "--key", str(root.parent / "key")]
+    make_pairs.run(make_pairs.arguments().parse_args(flags))
     return root
 
 
@@ -79,18 +77,14 @@ def copy_person(root, target):
 
 
 DAMAGE = [
-    (
-        lambda root: cut(root / "train" / "person011" / "002.jpg"),
-        "train: 1 image cannot be read: person011/002.jpg: ",
-    ),
+    (lambda root: cut(root / "train/person011/002.jpg"), "train: 1 image cannot be read: pers"),
     (lambda root: cut(next((root / "test").glob("blind-*"))), "test_blind.csv: "),
     (lambda root: copy_person(root, "train"), "person030 in both train/ and test/"),
     (lambda root: copy_person(root, "val"), "person030 in both val/ and test/"),
     (somebody_in_two_unicode_forms, "김하늘 in both train/ and test/"),
     (
-        lambda root: photo(31, 1).resize((80, 80)).save(root / "pretrain/person003/again.jpg"),
-        "1 photos of pretrain are in test, too (the first: "
-        "pretrain/person003/again.jpg and test/person031/001.jpg)",
+        lambda root: photo(31, 1).resize((80, 80)).save(root / "pretrain/person003/x.jpg"),
+        "test, too (the first: pretrain/person003/x.jpg and test/person031/001.jpg)",
     ),
     (lambda root: (root / "val/person020/000.jpg").unlink(), "person020/000.jpg is not in"),
     (lambda root: shutil.rmtree(root / "pretrain"), "pretrain does not exist"),
@@ -98,10 +92,7 @@ DAMAGE = [
     (lambda root: (root / "train" / "nobody").mkdir(), "no image in nobody"),
     (lambda root: change(root, "(?m)^1,", "0,"), "1 labels contradict the identities"),
     (lambda root: change(root, "(?m)^1,", "2,"), "the label must be 1 or 0, found '2'"),
-    (
-        lambda root: change(root, r"(?m)^0,\S+?,", "0,../../etc/passwd,"),
-        "not a path inside",
-    ),
+    (lambda root: change(root, r"(?m)^0,\S+?,", "0,../../etc/passwd,"), "not a path inside"),
 ]
 
 
@@ -109,20 +100,9 @@ DAMAGE = [
 def test_every_damage_is_named_with_exit_code_2_and_on_the_card(damage, expected, own, capsys):
     damage(own)
     code, out, err = script(check_data, capsys, own, "--near-duplicates")
-    problem = unicodedata.normalize("NFC", err)
-    assert code == 2 and expected in problem and "problem" in err and out == ""
-    card = (own / "data_card.md").read_text(encoding="utf-8")
-    assert "is not in order" in card
-    assert "is not in order" in (own / "data_card.html").read_text(encoding="utf-8")
-
-
-def test_all_problems_are_told_at_once(own, capsys):
-    cut(own / "train" / "person011" / "002.jpg")
-    copy_person(own, "val")
-    (own / "test_pairs.csv").unlink()
-    code, _, err = script(check_data, capsys, own)
-    assert code == 2 and "3 problems" in err and err.count("\n  - ") == 3
-    assert "train/person011/002.jpg,unreadable" in (own / "check_data.log.csv").read_text()
+    assert code == 2 and expected in unicodedata.normalize("NFC", err) and out == ""
+    for card in ("data_card.md", "data_card.html"):
+        assert "is not in order" in (own / card).read_text(encoding="utf-8")
 
 
 def test_oddities_are_notes_and_hostile_names_stay_text(own, capsys):
@@ -142,9 +122,7 @@ def test_a_dry_run_and_a_missing_directory(own, tmp_path, capsys):
     before = sorted(own.rglob("*"))
     summary(check_data, capsys, own, "--dry-run")
     assert sorted(own.rglob("*")) == before
-    for path in (tmp_path / "none", tmp_path / "empty"):
-        code, _, err = script(check_data, capsys, path)
-        assert code == 2 and "does not exist" in err
+    assert "does not exist" in complaint(check_data, capsys, tmp_path / "none")
     (tmp_path / "empty").mkdir()
     code, _, err = script(check_data, capsys, tmp_path / "empty")
-    assert code == 2 and "6 problems" in err
+    assert code == 2 and "6 problems" in err and err.count("\n  - ") == 6

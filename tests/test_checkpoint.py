@@ -1,9 +1,11 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from labkit.checkpoint import (
     RunFolder,
@@ -47,11 +49,35 @@ def test_a_file_that_is_no_weights_file_is_one_clear_line(weights, tmp_path, dam
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:5000])
     if damage == "foreign":
-        from safetensors.torch import save_file
-
         save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=r"net\.safetensors"):
         load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "no JSON",
+        "[]",
+        dict(embedding_size="16"),
+        dict(embedding_size=-1),
+        dict(image_size=48.0),
+        dict(image_size=None),
+        dict(mean=0.5),
+        dict(mean=[0.1, 0.2]),
+        dict(std=["a", "b", "c"]),
+        dict(std=[0.4, 0.0, 0.6]),
+        dict(std=[0.4, float("nan"), 0.6]),
+    ],
+)
+def test_weights_that_say_something_wrong_of_themselves_are_one_clear_line(weights, about):
+    path, model = weights
+    right = dict(model="ThinResNet34", embedding_size=16, image_size=48, mean=SPEC.mean)
+    text = about if isinstance(about, str) else json.dumps(right | dict(std=SPEC.std) | about)
+    save_file(model.state_dict(), path, metadata={"facelab": text})
+    with pytest.raises(UserError, match=r"net\.safetensors is not a weights file .* wrong") as no:
+        load_weights(path)
+    assert "\n" not in str(no.value)
 
 
 def test_a_partial_load_is_reported(weights):
@@ -102,7 +128,7 @@ def test_a_damaged_state_is_one_clear_line(tmp_path):
     assert torch.equal(folder.load_state()["x"], torch.ones(2))
     for damaged in (folder.state_file.read_bytes()[:300], b"hello, this is text", b""):
         folder.state_file.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"is damaged.*: delete the run folder$"):
+        with pytest.raises(UserError, match=r"state\.pt is damaged: delete .* to start over$"):
             folder.load_state()
     folder.state_file.unlink()
     folder.state_file.mkdir()
@@ -110,9 +136,11 @@ def test_a_damaged_state_is_one_clear_line(tmp_path):
         folder.load_state()
     folder.state_file.rmdir()
     folder.state_file.write_bytes(b"")
-    folder.last.touch()
-    with pytest.raises(UserError, match="another with the initial_weights .*last.safetensors"):
+    folder.best.touch()
+    save_weights(folder.last, torch.nn.Linear(2, 2), "Linear", 2, SPEC)
+    with pytest.raises(UserError, match="weights that are whole: .*last.safetensors") as caught:
         folder.load_state()
+    assert "best.safetensors" not in str(caught.value)
 
 
 def test_metrics_that_were_not_measured_stay_empty(tmp_path):

@@ -95,7 +95,7 @@ def test_a_mistake_in_a_network_is_one_line_that_names_it(tmp_path, text, messag
         ("LossOutput(embeddings.mean(), embeddings[:, 0, 0])", r"shape \(\), a .* shape \(6,\)\)"),
         (
             "    def __init__(self, sharpness):\n        pass",
-            "needs sharpness: set it, or give it a",
+            "needs sharpness: no setting has that name, so give it a",
         ),
         (
             "    def __init__(self):\n        torch.ones(2) @ 3",
@@ -109,6 +109,17 @@ def test_a_mistake_in_a_loss_is_one_line_that_names_it(tmp_path, text, message):
     with pytest.raises(UserError, match=f"^the loss own .*{message}") as caught:
         check(settings(model="small", loss="own", plugin=plugin))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("formula", "what"),
+    [("embeddings.sum() * float('nan')", "value"), ("(embeddings * 0).sum().sqrt()", "gradient")],
+)
+def test_a_loss_without_numbers_is_told_before_the_learning_rate_is_blamed(tmp_path, formula, what):
+    plugin = load_own(tmp_path, f"{LOSS}{FORWARD}LossOutput({formula}, None)\n")
+    with pytest.raises(UserError, match=f"^the loss own has a {what} that is no number") as caught:
+        check(settings(model="small", loss="own", plugin=plugin))
+    assert "lr" not in str(caught.value)
 
 
 def test_a_network_that_cannot_take_the_image_size_is_told():

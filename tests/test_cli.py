@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,24 @@ def test_a_report_holds_other_systems_by_their_score_files(
     assert "oracle is better than test_pairs" in page
     for name in ("det.png", "roc.png", "report.pdf"):
         assert (report / name).stat().st_size > 5000
+
+
+def test_a_comparison_does_not_depend_on_how_names_are_written(
+    data_directory, test_list, tmp_path, capsys
+):
+    pairs = PairList.read(data_directory / "test_pairs.csv")
+    write_scores(tmp_path / "guess.csv", np.random.default_rng(0).random(len(pairs)), pairs)
+    told = []
+    for k, other_form in enumerate((",id", ",./id")):
+        listed, guess = tmp_path / f"list{k}.csv", tmp_path / f"{k}" / "guess.csv"
+        guess.parent.mkdir()
+        for ours, theirs in ((listed, test_list[-3]), (guess, tmp_path / "guess.csv")):
+            ours.write_text(theirs.read_text().replace(",id", other_form))
+        command = [*test_list[:-3], listed, *test_list[-2:], "--compare", guess]
+        run_json(capsys, *command, "--report", tmp_path / f"r{k}")
+        told += json.loads((tmp_path / f"r{k}" / "summary.json").read_text())["comparisons"]
+    assert told[0]["low"] < told[0]["high"]
+    assert told[1] == told[0] | {"name_a": "list1"}
 
 
 def test_compared_score_files_must_be_of_this_list(test_list, tmp_path, capsys):
@@ -289,7 +308,49 @@ def test_doctor_describes_this_machine_and_a_data_directory(data_directory, tmp_
     assert found["data"]["val"] == {"identities": 8, "images": 48}
     make_faces(tmp_path / "train", 2, 2)
     code, out, _ = run(capsys, "doctor", "--data", tmp_path)
-    assert code == 0 and "pretrain does not exist" in out and "problem" in out
+    assert code == 2 and "pretrain does not exist" in out and "problem" in out
+    code, out, _ = run(capsys, "doctor", "--data", tmp_path / "nowhere", "--json")
+    assert code == 2 and "nowhere does not exist" in json.loads(out)["data"]["problem"]
+    assert run(capsys, "doctor")[0] == 0
+
+
+def test_doctor_looks_at_the_pictures_and_says_what_is_passed_over(
+    data_directory, tmp_path, capsys
+):
+    root = shutil.copytree(data_directory, tmp_path / "data")
+    (root / "train" / "@eaDir").mkdir()
+    (root / "val" / "id2000" / "notes.txt").write_text("")
+    code, out, _ = run(capsys, "doctor", "--data", root)
+    assert code == 0 and "passed over 1 @eaDir" in out and "passed over 1 .txt" in out
+    bad = root / "test" / "id3001" / "002.jpg"
+    bad.write_bytes(bad.read_bytes()[:-200])
+    (root / "pretrain" / "id0003" / "001.jpg").write_text("no picture")
+    (root / "train" / "identities.csv").write_text("who\n")
+    code, out, _ = run(capsys, "doctor", "--data", root)
+    assert code == 2 and "in order" not in out and "passed over 1 @eaDir" in out
+    for part in (
+        f"{bad} cannot be read: ",
+        "id0003/001.jpg cannot be read: not an image",
+        "line 1",
+    ):
+        assert part in out
+
+
+def test_training_says_what_it_passes_over_and_resumes_a_run_of_the_old_default(
+    data_directory, tmp_path, capsys
+):
+    faces = shutil.copytree(data_directory / "train", tmp_path / "faces")
+    (faces / "id1000" / "readme.txt").write_text("")
+    flags = ["--train_path", faces, "--save_path", tmp_path / "run", "--batch_size", 4]
+    flags += ["--image_size", 32, "--device", "cpu"]
+    code, out, err = run(capsys, "train", *flags, "--max_epoch", 1, "--train_ext", "jpg,jpeg,png")
+    assert code == 0 and "passed over 1 .txt" in out, err
+    config = tmp_path / "run" / "config.yaml"
+    old = config.read_text().replace("train_extensions: null", "train_extensions: jpg,jpeg,png")
+    assert "jpg,jpeg,png" in old
+    config.write_text(old)
+    code, out, err = run(capsys, "train", *flags, "--max_epoch", 2)
+    assert code == 0 and "going on in epoch 2" in out, err
 
 
 def test_help_needs_no_pytorch():
@@ -312,3 +373,80 @@ def test_a_network_of_ones_own_is_used_with_its_plugin(data_directory, tmp_path)
     as_voxceleb = ["train", "--eval", "--initial_model", weights, "--plugin", plugin, *command[8:]]
     done = subprocess.run([*command[:3], *as_voxceleb], capture_output=True, text=True)
     assert done.returncode == 0 and "EER" in done.stdout, done.stderr
+
+
+def test_an_unreadable_photo_is_left_out_and_listed_and_the_others_are_embedded(
+    data_directory, weights, tmp_path, capsys
+):
+    portrait = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+    for folder in ("a", "b"):
+        (tmp_path / "faces" / folder).mkdir(parents=True)
+        portrait.save(tmp_path / "faces" / folder / "0.jpg")
+    (tmp_path / "faces" / "a" / "bad.jpg").write_bytes(b"text")
+    out = tmp_path / "e.npz"
+    command = ["embed", tmp_path / "faces", "--weights", weights, "--out", out]
+    gallery = ["gallery", tmp_path / "faces", "--weights", weights]
+    gallery += ["--out", tmp_path / "g.safetensors"]
+    for flags in ([], ["--detect"]):
+        made = run_json(capsys, *command, *flags)
+        assert made["skipped"] == ["a/bad.jpg"] and made["images"] == 2
+        with np.load(out) as stored:
+            assert stored["files"].tolist() == ["a/0.jpg", "b/0.jpg"]
+            one, two = stored["embeddings"]
+            assert one @ two > 0.99
+        code, told, _ = run(capsys, *command, *flags)
+        assert code == 0 and "left out, 1 unreadable: a/bad.jpg" in told
+    assert run_json(capsys, *gallery)["skipped"] == ["a/bad.jpg"]
+    (tmp_path / "faces" / "b" / "bad.png").write_bytes(b"")
+    for many in (command, [*command, "--detect"], gallery):
+        code, _, err = run(capsys, *many)
+        assert code == 2 and "2 of 4 images" in err and "a/bad.jpg first" in err
+
+
+def test_a_photo_that_will_not_do_does_not_end_the_search_for_the_others(known, tmp_path, capsys):
+    portrait = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+    photos = [tmp_path / name for name in ("a/me.png", "bad.jpg", "grey.png", "b/me.png")]
+    for photo in photos:
+        photo.parent.mkdir(exist_ok=True)
+    portrait.save(photos[0])
+    portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos[3])
+    photos[1].write_bytes(b"text")
+    Image.new("RGB", (200, 200), (120, 120, 120)).save(photos[2])
+    command = ["lookalike", *photos, "--gallery", known]
+    found = run_json(capsys, *command, "--sheet", tmp_path / "sheet.png")
+    assert [answer["photo"] for answer in found["photos"]] == [str(photos[0]), str(photos[3])]
+    assert found["skipped"] == [str(photos[1]), str(photos[2])]
+    sheets = [answer["sheet"] for answer in found["photos"]]
+    assert len(set(sheets)) == 2 == len(list(tmp_path.glob("sheet*.png")))
+    assert all(Image.open(sheet).width > 500 for sheet in sheets)
+    code, out, _ = run(capsys, *command)
+    assert code == 0 and f"left out: {photos[1]} is not a picture" in out
+
+
+@pytest.mark.parametrize("spoil", ["weights", "std"])
+def test_a_network_whose_embeddings_are_not_finite_is_refused_by_all(
+    data_directory, tmp_path, capsys, spoil
+):
+    network = build_model("ThinResNet34", 16)
+    if spoil == "weights":
+        next(network.parameters()).data.fill_(float("nan"))
+    spec = InputSpec(48, std=(0.0,) * 3) if spoil == "std" else InputSpec(48)
+    path, val = tmp_path / "nan.safetensors", data_directory / "val"
+    save_weights(path, network, model_name="ThinResNet34", embedding_size=16, input_spec=spec)
+    listed, out = data_directory / "val_pairs.csv", tmp_path / "out"
+    for command in (
+        ["embed", val, "--out", out],
+        ["gallery", val, "--out", out],
+        ["eval", "--test_path", val, "--test_list", listed, "--output", out],
+        ["eval", "--test_path", val, "--test_list", listed, "--output", out, "--flip"],
+    ):
+        code, told, err = run(capsys, *command, "--weights", path, "--device", "cpu")
+        assert code == 2 and told == "" and err.count("\n") == 1, err
+        assert "zero or not finite" in err or "std" in err
+        assert not out.exists()
+    photo = tmp_path / "photos" / "me" / "0.png"
+    photo.parent.mkdir(parents=True)
+    Image.fromarray(pytest.importorskip("skimage.data").astronaut()).save(photo)
+    command = ["embed", tmp_path / "photos", "--out", out, "--detect", "--weights", path]
+    code, _, err = run(capsys, *command)
+    assert code == 2 and "zero or not finite" in err and not out.exists()

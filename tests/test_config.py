@@ -76,6 +76,13 @@ def test_a_run_whose_settings_file_spells_a_schedule_otherwise_resumes(tmp_path)
         folder.open(TrainConfig(scheduler="step")).__enter__()
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/kim")
+    config = TrainConfig(run_dir="~/run", val_dir="~/v", val_list="~/v.csv", train_dir="a/~b")
+    assert (config.run_dir, config.val_list) == ("/home/kim/run", "/home/kim/v.csv")
+    assert config.train_dir == "a/~b"
+
+
 def test_the_paper_preset_is_the_recipe():
     pretrain, finetune = PRESETS["paper"].pretrain, PRESETS["paper"].finetune
     recipe = dict(model="ThinResNet34", embedding_size=512, image_size=224, optimizer="adam")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from labkit.evaluate import (
     score_pairs,
     write_scores,
 )
+from labkit.evaluate.verification import identities_of
 from labkit.utils import UserError
 
+CASES = Path(__file__).parent / "cases" / "names"
 NAMES = [f"star{k}/{i}.png" for k in range(8) for i in range(5)]
 
 
@@ -281,3 +284,35 @@ def test_several_systems_share_one_report_and_are_compared(tmp_path, report, sco
     for reports in ([], [report, report]):
         with pytest.raises(UserError, match="different names"):
             save_report(reports, tmp_path)
+
+
+def test_the_figures_do_not_depend_on_how_names_are_written(tmp_path):
+    """Each name is `p3/17.jpg`; the rest is written around it, or the folder names no person."""
+    plain = (CASES / "plain.csv").read_text()
+    lists = [CASES / "plain.csv", CASES / "names.csv"]
+    for name, pattern in dict(doubled=r"\1//\2", below=r"test/\1/\2", flat=r"all/\1_\2").items():
+        lists.append(tmp_path / f"{name}.csv")
+        lists[-1].write_text(re.sub(r"(p\d+)/(\d+\.jpg)", pattern, plain))
+    told = []
+    for path in lists:
+        scored = read_scores(path)
+        report = VerificationReport.from_scores(scored.scores, scored.pairs, bootstrap=200)
+        other = np.random.default_rng(0).normal(scored.scores, 0.05)
+        difference = metrics.paired_difference(
+            scored.scores, other, scored.pairs.labels, *identities_of(scored.pairs)[1:], samples=200
+        )
+        told.append((report.to_dict()["eer_interval"], len(report.identities.names), difference))
+    assert told[0][1] == 8 and told[0][2].p_value > 0.05 and told[0][0][0] < told[0][0][1]
+    assert all(same == told[0] for same in told)
+
+
+def test_distances_handed_in_for_similarities_are_told(tmp_path, scored):
+    scores, pairs = scored
+    wrong = VerificationReport.from_scores(-scores, pairs, name="distances", bootstrap=0)
+    right = VerificationReport.from_scores(scores, pairs, name="similarities", bootstrap=0)
+    assert wrong.eer > 50 > right.eer and right.hint == ""
+    assert "larger score must mean more alike" in wrong.summary()
+    assert "more alike" not in right.summary() and wrong.to_dict()["hint"] == wrong.hint
+    for reports, count in (([right, wrong], 1), ([right], 0)):
+        page = save_report(reports, tmp_path)["html"].read_text(encoding="utf-8")
+        assert page.count("larger score must mean more alike") == count

@@ -76,3 +76,14 @@ def test_sha256_of_a_known_text(tmp_path):
 def test_names_that_are_no_utf_8_keep_their_bytes(tmp_path):
     write_text(tmp_path / "names.txt", "caf\udce9.jpg\n")
     assert (tmp_path / "names.txt").read_bytes() == b"caf\xe9.jpg\n"
+
+
+def test_a_home_that_cannot_be_written_names_the_variable_that_moves_the_cache(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.delenv("KSTAR_FACELAB_CACHE", raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    with pytest.raises(UserError, match="cannot make the folder .* set KSTAR_FACELAB_CACHE to"):
+        cache_dir()

@@ -1,12 +1,8 @@
 """What submissions are read with: names, zip files within bounds, spreadsheets."""
 
-import io
 import random
-import struct
 import unicodedata
-import zipfile
 
-import numpy as np
 import pytest
 from script_runs import accepted, zipped
 
@@ -26,45 +22,12 @@ def test_paths_to_elsewhere_are_refused(bad):
         names.safe_parts(bad)
 
 
-@pytest.mark.parametrize(
-    "part, safe",
-    [
-        (nfd("가"), "가"),
-        ("a\u202egpj.exe", "a_gpj.exe"),
-        ("con", "_con"),
-        ("...", None),
-        ("=cmd", "_cmd"),
-        ("가" * 200, "가" * 40),
-        (".hidden", "hidden"),
-        ("x ", "x"),
-    ],
-)
-def test_a_part_of_a_path_becomes_a_harmless_file_name(part, safe):
-    if safe is None:
-        with pytest.raises(ValueError):
-            names.plain(part)
-    else:
-        assert names.plain(part) == safe
-
-
-def test_overlapping_members_are_bounded_by_the_share(tmp_path):
-    """Fifty names for the same ten megabytes: what comes out is counted, not what lies there."""
-    kernel = np.random.default_rng(0).bytes(10_000)
-    body = zipped({"a/00.jpg": kernel * 10})
-    with zipfile.ZipFile(io.BytesIO(body)) as archive:
-        listing, start = body[archive.start_dir : body.index(b"PK\x05\x06")], archive.start_dir
-    many = b"".join(listing.replace(b"a/00", b"a/%02d" % n) for n in range(50))
-    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 50, 50, len(many), start, 0)
-    (tmp_path / "x.zip").write_bytes(body[:start] + many + end)
-    read = 0
-    with Zips(tmp_path / "x.zip", Limits(total_bytes=250_000)) as archive:
-        assert len(archive.entries) == 50
-        for entry in archive.entries:
-            try:
-                read += len(archive.read(entry))
-            except Refused:
-                pass
-    assert read <= 250_000
+def test_a_part_of_a_path_becomes_a_harmless_file_name():
+    parts = [nfd("가"), "a\u202egpj.exe", "con", "=cmd", "가" * 200, ".hidden", "x "]
+    safe = ["가", "a_gpj.exe", "_con", "_cmd", "가" * 40, "hidden", "x"]
+    assert list(map(names.plain, parts)) == safe
+    with pytest.raises(ValueError):
+        names.plain("...")
 
 
 def test_whatever_bytes_change_an_archive_is_read_or_refused(tmp_path):
@@ -99,6 +62,11 @@ def test_bounds_on_members_and_on_the_list_of_members(tmp_path, monkeypatch):
         assert len(archive.entries) == 3
         assert archive.refused[0] == ("y.zip/3.zip", "too many archives in one: above 3")
 
+    (tmp_path / "z.zip").write_bytes(zipped({f"a/{n}.jpg": bytes(100_000) for n in range(9)}))
+    with Zips(tmp_path / "z.zip", Limits(total_bytes=250_000)) as archive:
+        assert [len(archive.read(entry)) for entry in archive.entries[:2]] == [100_000] * 2
+        with pytest.raises(Refused, match="holds too much"):
+            archive.read(archive.entries[2])
     monkeypatch.setattr(zips._Guarded, "LARGEST", 500)
     with pytest.raises(Refused, match="list of members is too long"):
         Zips(tmp_path / "x.zip", Limits()).__enter__()

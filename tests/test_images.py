@@ -1,14 +1,18 @@
 """From image files to pixels."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from labkit.crop import read_photo
 from labkit.data import centre_crop, decode_image
-from labkit.data.images import CROP_DRAWS, decode_pixels, random_resized_crop
+from labkit.data.images import CROP_DRAWS, GREY, decode_pixels, random_resized_crop
 from labkit.utils import UserError
+
+CASES = Path(__file__).parent / "cases"
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -91,3 +95,61 @@ def test_a_random_crop_has_the_pixels_of_pillows_resize():
     ours = random_resized_crop(smooth, 64, draws)
     theirs = np.asarray(Image.fromarray(smooth).resize((64, 64), Image.Resampling.BILINEAR), int)
     assert np.abs(ours - theirs).max() <= 1
+
+
+def saved(image: Image.Image, kind: str = "JPEG", **settings) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("min_size", [None, 20])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_is_turned_as_its_exif_tag_says(orientation, min_size):
+    """As Pillow turns it, whoever opens it."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "camera", orientation
+    turned = saved(Image.fromarray(noise(97, 61)), exif=exif)
+    image = Image.open(io.BytesIO(turned))
+    if min_size:
+        image.draft("RGB", (20, 32))
+    wanted = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(decode_pixels(turned, min_size=min_size), wanted)
+    if not min_size:
+        assert np.array_equal(np.asarray(read_photo(turned)), wanted)
+
+
+@pytest.mark.parametrize("case", ["xmp", "damaged", "absent"])
+def test_an_orientation_in_xmp_or_a_damaged_exif_block_is_taken_as_pillow_does(case):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    given = dict(xmp=dict(xmp=xmp), damaged=dict(exif=exif), absent={})[case]
+    data = bytearray(saved(Image.fromarray(noise(40, 60)), **given))
+    if case == "damaged":
+        at = data.index(b"Exif")
+        data[at + 14 : at + 40] = b"\xff" * 26
+    height = 60 if case == "xmp" else 40
+    assert decode_pixels(bytes(data)).shape[0] == read_photo(bytes(data)).height == height
+
+
+def test_a_phones_photo_in_a_face_folder_is_the_upright_one():
+    upright, turned = (
+        np.asarray(decode_image(CASES / "exif/faces/a" / name).convert("L"), float).ravel()
+        for name in ("upright.jpg", "exif6.jpg")
+    )
+    assert np.corrcoef(upright, turned)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF"])
+def test_what_lies_under_a_transparent_part_is_not_seen(kind):
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert decode_pixels(saved(image, kind))[4, 4].tolist() == list(GREY)
+
+
+def test_a_cut_out_face_is_the_same_in_a_folder_and_as_a_photo():
+    for path in sorted((CASES / "transparent").rglob("*.png")):
+        pixels = decode_pixels(path)
+        assert np.array_equal(pixels, np.asarray(read_photo(path)))
+        hidden = np.asarray(Image.open(path))[..., 3] == 0
+        assert hidden.any() and (pixels[hidden] == GREY).all()

@@ -1,3 +1,6 @@
+import sys
+from contextlib import nullcontext
+
 import pytest
 
 from labkit.lab import Lab
@@ -16,6 +19,53 @@ def test_a_small_data_directory_gets_a_batch_that_fits(lab):
     assert lab.config("pretrain", train_dir=other).batch_size == 8
     with pytest.raises(UserError, match="did you mean max_epoch?"):
         lab.config("pretrain", epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(seed="abc"), "seed must be a whole number of 0 or more, found 'abc'"),
+        (dict(seed=-1), "found -1"),
+        (dict(preset=5), "no preset '5'"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_one_clear_line(settings, message):
+    with pytest.raises(UserError, match=message):
+        Lab(**settings)
+
+
+def test_folders_are_absolute_and_a_number_or_a_tilde_will_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Lab(run_dir=2024).run_path == tmp_path / "2024"
+    lab = Lab(run_dir="~/run", data_dir="~/data")
+    assert lab.folder("pretrain") == tmp_path / "home/run/pretrain"
+    assert lab.data.val == tmp_path / "home/data/val"
+    with pytest.raises(UserError, match="home/data does not exist"):
+        lab.prepare_data()
+    assert capsys.readouterr().out == f"new run folder: {tmp_path}/home/run\n"
+
+
+def test_an_unknown_training_is_one_clear_line(lab):
+    with pytest.raises(UserError, match="no training 'pretrian': choose pretrain or finetune"):
+        lab.config("pretrian")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("prest = 'smoke'", "no parameter 'prest': did you mean preset?"),
+        ("draws = 2.5", "draws must be a whole number, found 2.5"),
+        ("draws = 'many'", "draws must be a whole number, found 'many'"),
+        ("preset = 'smoke'\nphoto = 'me.jpg'\ndraws = 3\nrate = 1", None),
+    ],
+)
+def test_parameters_that_a_notebook_does_not_have_are_refused(monkeypatch, given, message):
+    own = "preset = 'demo'  # one\nphoto = None\ndraws = 10\nrate = 1 / 3"
+    cells = ["", own, f"# Parameters\n{given}\n", "from labkit.lab import Lab"]
+    monkeypatch.setattr(sys.modules["__main__"], "In", cells, raising=False)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        Lab(run_dir="here")
 
 
 def test_a_missing_file_names_the_notebook_that_has_to_run_before(lab):

@@ -7,8 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labkit.checkpoint import load_voxceleb_model
-from labkit.models import ThinResNet34, build_model, count_parameters, describe, freeze_backbone
+from labkit.checkpoint import load_initial_weights, load_voxceleb_model, load_weights
+from labkit.models import (
+    InputSpec,
+    ThinResNet34,
+    build_model,
+    count_parameters,
+    describe,
+    freeze_backbone,
+)
 from labkit.registry import MODELS
 from labkit.utils import UserError
 
@@ -179,12 +186,29 @@ def test_reference_checkpoint_loads_whole_and_gives_the_same_embeddings(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"), [("ThinResNet50V2", "__S__."), ("ResNet18", "module.__S__.")]
+    ("name", "prefix"),
+    [
+        ("ThinResNet50V2", "__S__."),
+        ("ResNet18", "module.__S__."),
+        ("ThinResNet34", ""),
+        ("ThinResNet34", "module."),
+        ("ThinResNet34", "_orig_mod.module."),
+        ("ThinResNet34", "model."),
+    ],
 )
-def test_the_network_in_a_checkpoint_is_found_by_its_layers(tmp_path, name, prefix):
+@pytest.mark.parametrize("within", [None, "state_dict", "model", "state_dict_backbone"])
+def test_the_network_in_a_checkpoint_is_found_by_its_layers(tmp_path, name, prefix, within):
     weights = build_model(name, 12).state_dict()
-    model = load_voxceleb_model(write_checkpoint(tmp_path / "m.model", weights, prefix))
+    state = {f"{prefix}{key}": value for key, value in weights.items()}
+    state["__L__.fc.weight"] = torch.zeros(7, 12)
+    path = tmp_path / "m.ckpt"
+    torch.save({within: state, "epoch": 3, "optimizer_states": []} if within else state, path)
+    model, info = load_weights(path)
     assert type(model).__name__ == name and torch.equal(model.fc.weight, weights["fc.weight"])
+    assert (info.model, info.embedding_size, info.input) == (name, 12, InputSpec())
+    fresh = build_model(name, 12)
+    assert load_initial_weights(fresh, path) == f"{len(weights)} tensors loaded"
+    assert torch.equal(fresh.fc.weight, weights["fc.weight"])
 
 
 def test_another_networks_checkpoint_is_told_with_the_layer_that_differs(tmp_path):
@@ -237,7 +261,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(tmp_path, 
         (b"PK\x03\x04 cut off", "not a PyTorch checkpoint"),
         (bytes(range(256)), "not a PyTorch checkpoint"),
         (torch.zeros(3), "holds no state dict but a Tensor"),
-        ({"fc.weight": torch.zeros(2, 2)}, "is no checkpoint of the "),
+        ({"fc.weight": torch.zeros(2, 2)}, "fits none of "),
         ({"__S__.conv1.weight": torch.zeros(3)}, "no layer fc"),
     ],
     ids="missing empty text zip noise tensor unprefixed headless".split(),

@@ -2,11 +2,17 @@
 
 import ast
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import nbformat
+import papermill
 import pytest
 import skimage.data
+from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from labkit.checkpoint import read_metrics
@@ -92,3 +98,62 @@ def test_a_photo_that_will_not_do_is_told_before_anything_runs(content, capsys, 
     assert main(["run", "--preset", "smoke", "--out", str(run), "--photo", str(photo)]) == 2
     err = capsys.readouterr().err
     assert "photo.png" in err and err.count("\n") == 1 and not run.exists()
+
+
+def execute(name, out, **parameters):
+    """Run a notebook as papermill does from another folder; return what it prints."""
+    kernel = dict(kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(
+        notebook_folder() / f"{name}.ipynb", out / f"{name}.ipynb", parameters, cwd=out, **kernel
+    )
+    return texts(out / f"{name}.ipynb", "text")
+
+
+def texts(file, kind):
+    outputs = [o for c in nbformat.read(file, as_version=4).cells for o in c.get("outputs", [])]
+    return "".join("".join(output.get(kind, "")) for output in outputs)
+
+
+def test_a_run_is_known_by_hand_from_another_folder_and_after_a_move(lab, tmp_path):
+    shutil.copytree(lab[0], tmp_path / "moved")
+    for name in ("01_pretrain", "02_finetune"):
+        assert "2 epochs are trained, nothing to do" in execute(
+            name, tmp_path, preset="smoke", run_dir="moved"
+        )
+
+
+def test_a_mistake_in_a_notebook_is_one_line(tmp_path):
+    for wrong, message in (
+        (dict(prest="smoke"), "this notebook has no parameter 'prest': did you mean preset?"),
+        (dict(bootstrap="many"), "bootstrap must be a whole number, found 'many'"),
+    ):
+        with pytest.raises(PapermillExecutionError) as caught:
+            execute("03_evaluate", tmp_path, run_dir="here", **wrong)
+        assert (caught.value.ename, caught.value.evalue) == ("UserError", message)
+        assert texts(tmp_path / "03_evaluate.ipynb", "traceback") == f"UserError: {message}"
+
+
+def test_a_signal_to_the_whole_run_saves_and_ends_with_one_line(data_directory, tmp_path):
+    """Twice, under a kernel called python3 that is not this interpreter's."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('{"argv": ["false"], "display_name": "broken", "language": "python"}')
+    out = tmp_path / "run"
+    command = f"run --preset smoke --device cpu --data {data_directory} --out {out}".split()
+    environment = os.environ | dict(JUPYTER_PATH=str(tmp_path / "jupyter"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "labkit", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for line in process.stdout:
+            if "total" in line:  # the network's table, before the training
+                break
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode == 75
+        assert errors.startswith(f"labkit: stopped by {number.name} in 01_pretrain")
+        assert errors.count("\n") == 1

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import make_faces
 
 from labkit.data import FaceFolder, PairList, make_pairs
 from labkit.utils import UserError
+
+CASES = Path(__file__).parent / "cases" / "lists"
 
 
 def test_pairs_survive_writing_and_reading(faces, tmp_path):
@@ -83,3 +87,110 @@ def test_one_identity_or_single_images_cannot_make_pairs(tmp_path):
         folder = FaceFolder.scan(make_faces(tmp_path / name, identities, images))
         with pytest.raises(UserError, match="pairs need two"):
             make_pairs(folder)
+
+
+def test_lists_with_spaces_tabs_or_semicolons_are_those_with_commas(tmp_path):
+    rows = [line.split() for line in (CASES / "veri_test.txt").read_text().splitlines()]
+    expected = [(int(label), left, right) for label, left, right in rows]
+    semicolons, aligned = tmp_path / "semicolons.csv", tmp_path / "aligned.txt"
+    semicolons.write_text("\ufeff" + "".join(f"{';'.join(row)}\r\n" for row in rows), "utf-8")
+    aligned.write_text("\n" + "".join(f"{'  '.join(row)} \r\n" for row in rows))
+    for path in (CASES / "veri_test.txt", CASES / "tabs.tsv", semicolons, aligned):
+        pairs = PairList.read(path)
+        found = [(int(pairs.labels[i]), *pairs.name_pair(i)) for i in range(len(pairs))]
+        assert found == expected and pairs.folds is None
+    blind = tmp_path / "blind.txt"
+    blind.write_text("a/1.jpg b/2.jpg\na/1.jpg a/2.jpg\n")
+    assert PairList.read(blind).labels is None and len(PairList.read(blind)) == 2
+
+
+def test_lfws_list_is_read_with_its_folds(tmp_path):
+    pairs = PairList.read(CASES / "pairs.txt")
+    assert len(pairs) == 12 and pairs.labels.tolist() == [1] * 6 + [0] * 6
+    assert pairs.name_pair(1) == ("Ada_Example/Ada_Example_0001.jpg",
+                                  "Ada_Example/Ada_Example_0003.jpg")  # fmt: skip
+    assert pairs.name_pair(11) == ("Ada_Example/Ada_Example_0003.jpg",
+                                   "Fay_Primer/Fay_Primer_0004.jpg")  # fmt: skip
+    assert pairs.folds.tolist() == [0] * 12
+    for spacer, header in (("\t", "3\t1"), (" ", "3 1")):
+        lines = [header]
+        for k in range(3):
+            lines += [spacer.join((f"P{k}", "1", "2")), spacer.join((f"P{k}", "1", f"Q{k}", "1"))]
+        path = tmp_path / "folds.txt"
+        path.write_text("\n".join(lines))
+        pairs = PairList.read(path)
+        assert pairs.folds.tolist() == [0, 0, 1, 1, 2, 2]
+        assert pairs.labels.tolist() == [1, 0] * 3
+    path.write_text("\n".join(["3", *lines[1:]]))  # View 1 counts pairs alone
+    assert PairList.read(path).folds.tolist() == [0] * 6
+
+
+def test_lfws_list_finds_pictures_of_other_types_and_names_what_is_wrong(tmp_path):
+    path, folder = tmp_path / "pairs.txt", tmp_path / "faces"
+    path.write_text("1\t1\nAda\t1\t2\nAda\t1\tBo\t1\n")
+    for name in ("Ada/Ada_0001.png", "Ada/Ada_0002.jpg", "Bo/Bo_0001.jpeg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert PairList.read(path, folder).name_pair(1) == ("Ada/Ada_0001.png", "Bo/Bo_0001.jpeg")
+    for text, message in (
+        ("1\t2\nAda\t1\t2\nAda\t1\tBo\t1\n", "2 pairs, by its first line 4"),
+        ("1\t1\nAda\t1\t2\nAda\tx\tBo\t1\n", "line 3: expected `name 1 2`"),
+        ("1\t1\nAda\t1\t2\n../x\t1\tBo\t1\n", "line 3: .*not a path inside"),
+        ("1\t1\nAda\t1\t2\nAda\t1\tBo\t7\n", "line 3: Bo/Bo_0007.jpg is not in"),
+        ("10\t300\n", "holds no pairs"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            PairList.read(path, folder)
+
+
+def test_a_separator_that_is_not_known_is_one_line_that_says_so(tmp_path):
+    path = tmp_path / "pairs.txt"
+    for line in ("1|a/1.jpg|a/2.jpg", "1 my face.jpg her face.jpg", "a.jpg"):
+        path.write_text(f"{line}\n" * 30)
+        with pytest.raises(UserError, match="separate them by commas") as caught:
+            PairList.read(path)
+        assert str(caught.value).count("\n") == 0 and "line 1" not in str(caught.value)
+
+
+def test_names_are_those_of_the_folders_listing(tmp_path, faces):
+    path = tmp_path / "pairs.csv"
+    path.write_text("1,./id0000/000.jpg,id0000//001.jpg\n0,id0000/./000.jpg,id0001/001.jpg\n")
+    pairs = PairList.read(path, faces)
+    assert pairs.files == ["id0000/000.jpg", "id0000/001.jpg", "id0001/001.jpg"]
+    for same in ("0,id0001/./001.jpg,./id0000/000.jpg", "1,./a/1.jpg,a//1.jpg", "1,.,./"):
+        path.write_text(f"0,id0000/000.jpg,id0001/001.jpg\n{same}\n")
+        with pytest.raises(UserError, match="already on line 1|with itself|not a path inside"):
+            PairList.read(path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told_by"),
+    [
+        ("{who}/{k}.jpg", "folders"),
+        ("faces/{who}/{k}.jpg", "folders"),
+        ("faces/part{k}/{who}/1.jpg", "folders"),
+        ("{k}/{who}.jpg", "names"),
+        ("all/{who}_{k:04d}.jpg", "names"),
+        ("{who}-{k}.jpg", "names"),
+        ("all/{code:05d}.jpg", "target pairs"),
+        ("{code:05d}.jpg", "target pairs"),
+    ],
+)
+def test_people_are_known_by_the_part_of_the_name_that_agrees_with_the_labels(pattern, told_by):
+    people, rows = ["ann", "bob", "cyd"], []
+    for a in range(9):
+        for b in range(a):
+            two = [pattern.format(who=people[i % 3], k=i // 3, code=i * 7 % 10) for i in (a, b)]
+            rows.append((*two, a % 3 == b % 3))
+    pairs = PairList.from_names(*zip(*rows))
+    of_file, how = pairs.people
+    assert told_by in how and len(set(of_file)) == 3 and not len(pairs.contradictions(of_file))
+
+
+def test_labels_that_no_part_of_the_names_and_no_target_pairs_explain_are_refused():
+    pairs = PairList.from_names(
+        ["a/1.jpg", "a/2.jpg", "a/1.jpg"], ["a/2.jpg", "b/3.jpg", "b/3.jpg"], [1, 1, 0]
+    )
+    with pytest.raises(UserError, match="who is who.* 1 labels, first that of a/2.jpg and b/3.jpg"):
+        pairs.people  # noqa: B018

@@ -1,6 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
-from labkit.registry import Registry, line_of, load_plugin
+from labkit.registry import Registry, code_digest, line_of, load_plugin
 from labkit.utils import UserError
 
 
@@ -81,6 +84,56 @@ def test_a_plugin_that_will_not_do_is_one_line(tmp_path, monkeypatch, file, text
         with pytest.raises(UserError, match=message) as caught:
             load_plugin(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_taken_from_a_built_in_is_said_once(losses, capsys):
+    losses.register("mine")(defined_in("__main__"))
+    assert capsys.readouterr().out == ""
+    for _ in range(2):
+        losses.register("Softmax")(defined_in("__main__"))
+    assert capsys.readouterr().out == "the loss Softmax is now your own, not the built-in one\n"
+
+
+OWN = """
+import torch
+SCALE = 2
+def helper(x, power=2):
+    return x ** power
+class Base(torch.nn.Module):
+    margin = 0.1
+class Mine(Base):
+    def forward(self, x):  # a comment
+        return SCALE * helper(x) + sum(v in {"a", "b", "c"} for v in "ab")
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("SCALE = 2", "SCALE = 3"),
+        ("power=2", "power=3"),
+        ("x ** power", "x * power"),
+        ("margin = 0.1", "margin = 0.2"),
+        ("SCALE * helper(x)", "SCALE + helper(x)"),
+        ("x)  +", "x) +"),
+        ("# a comment", "# another"),
+        ("import torch\n", "import torch\n\nfit = 10\n"),
+    ],
+)
+def test_code_of_ones_own_is_the_same_until_it_does_something_else(old, new):
+    def digest(text):
+        space = {"__name__": "__main__"}
+        exec(text, space)
+        return code_digest(space["Mine"])
+
+    comment = old in ("x)  +", "# a comment", "import torch\n")
+    assert (digest(OWN) == digest(OWN.replace(old, new))) == comment
+
+
+def test_code_has_the_same_digest_in_another_process():
+    script = f"from labkit.registry import code_digest\n{OWN}\nprint(code_digest(Mine))"
+    digests = {subprocess.check_output([sys.executable, "-c", script]) for _ in range(3)}
+    assert len(digests) == 1
 
 
 def test_an_error_from_elsewhere_has_no_line_in_the_plugin():

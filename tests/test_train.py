@@ -1,10 +1,12 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,11 +40,46 @@ def test_training_lowers_the_loss_and_leaves_a_whole_run_folder(config):
     assert not [p for p in result.run_dir.rglob("*partial*")]
 
 
-def test_a_finished_run_is_not_trained_again(config):
+def test_a_finished_run_is_not_trained_again_and_that_is_said(config, capsys):
     first = fit(replace(config, max_epoch=1))
     before = state_of(config.run_dir)
+    capsys.readouterr()
     again = fit(replace(config, max_epoch=1))
     assert again == first and same(state_of(config.run_dir), before)
+    assert "1 epochs are trained, nothing to do" in capsys.readouterr().out
+
+
+def test_a_run_that_has_moved_with_its_data_goes_on(data_directory, tmp_path, monkeypatch, capsys):
+    """From relative paths to absolute ones, then to another place, then without the data."""
+    shutil.copytree(data_directory, tmp_path / "a/data")
+    monkeypatch.chdir(tmp_path / "a")
+    start = fit(small_run(Path("data"), Path("start"), max_epoch=1)).last_weights
+    fit(small_run(Path("data"), Path("run"), initial_weights=start, max_epoch=1))
+    for old, new in (("a", "a"), ("a", "b/c")):
+        (tmp_path / new).parent.mkdir(exist_ok=True)
+        (tmp_path / old).rename(tmp_path / new)
+        weights = tmp_path / new / "start/last.safetensors"
+        run = small_run(tmp_path / new / "data", tmp_path / new / "run", max_epoch=1)
+        capsys.readouterr()
+        fit(replace(run, initial_weights=str(weights)))
+        assert "nothing to do" in capsys.readouterr().out
+    shutil.copy(tmp_path / "b/c/run/last.safetensors", weights)
+    with pytest.raises(UserError, match=r"other settings: initial_weights \(changed\); choose"):
+        fit(replace(run, initial_weights=str(weights)))
+    with pytest.raises(UserError, match=r"settings: initial_weights \(changed\); choose"):
+        fit(run)
+    shutil.rmtree(tmp_path / "b/c/data")
+    weights.unlink()
+    assert len(fit(replace(run, initial_weights=str(weights))).rows) == 1
+
+
+def test_other_pictures_under_the_same_names_are_other_settings(config, tmp_path):
+    root = make_faces(tmp_path / "faces", 12, 6)
+    config = replace(config, train_dir=str(root), max_epoch=1)
+    fit(config)
+    other = make_faces(tmp_path / "smaller", 12, 6, size=48)
+    with pytest.raises(UserError, match=r"other settings: the pictures in train_dir \(changed\)"):
+        fit(replace(config, train_dir=str(other)))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -175,7 +212,7 @@ def test_training_data_that_has_changed_is_noticed_on_resume(config, tmp_path):
     config = replace(config, train_dir=str(root), max_epoch=1)
     fit(config)
     make_faces(root, 1, 6, seed=8)
-    with pytest.raises(UserError, match="has changed since this run began"):
+    with pytest.raises(UserError, match=r"other settings: the pictures in train_dir \(changed\)"):
         fit(replace(config, max_epoch=2))
 
 
@@ -186,7 +223,7 @@ def test_a_renamed_identity_is_noticed_on_resume(config, tmp_path):
     fit(config)
     first = sorted(root.iterdir())[0]
     first.rename(root / "zz")
-    with pytest.raises(UserError, match="or other names"):
+    with pytest.raises(UserError, match="the pictures in train_dir"):
         fit(replace(config, max_epoch=2))
     (root / "zz").rename(first)
     assert len(fit(replace(config, max_epoch=2)).rows) == 2
@@ -260,7 +297,9 @@ def test_a_network_that_was_changed_between_two_runs_is_one_clear_line(config, t
     config = replace(config, model="own", max_epoch=1)
     fit(replace(config, plugin=own_code(tmp_path, text.replace("LENGTH", "1"))))
     changed = own_code(tmp_path, text.replace("LENGTH", "embedding_size"))
-    with pytest.raises(UserError, match="is not the one that .* was trained with") as caught:
+    with pytest.raises(
+        UserError, match=r"other settings: the code of the model own \(Python"
+    ) as caught:
         fit(replace(config, plugin=changed, max_epoch=2))
     assert "\n" not in str(caught.value)
 
@@ -284,5 +323,11 @@ def test_a_plugin_brings_a_loss_of_ones_own(config, tmp_path):
     )
     config = replace(config, plugin=str(plugin), loss="pull_together", images_per_class=2)
     rows = fit(replace(config, max_epoch=2)).rows
+    plugin.write_text(plugin.read_text() + "\n# only a comment\n")
+    assert fit(replace(config, max_epoch=2)).rows == rows
+    plugin.write_text(plugin.read_text().replace(".square()", ".abs()"))
+    for epochs in (2, 3):
+        with pytest.raises(UserError, match="other settings: the code of the loss pull_together"):
+            fit(replace(config, max_epoch=epochs))
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert rows[0]["train_accuracy"] is None

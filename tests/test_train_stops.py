@@ -197,6 +197,28 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_keeps_the_checkpoint(co
     assert same(state_of(config.run_dir), good)
 
 
+def test_a_loss_of_ones_own_that_fails_is_blamed_before_the_learning_rate(config, tmp_path):
+    plugin = tmp_path / "own_loss.py"
+    plugin.write_text(
+        (tmp_path / "plain_net.py").read_text()
+        + """
+from labkit.losses import EmbeddingLoss, LossOutput
+from labkit.registry import LOSSES
+
+@LOSSES.register("mine")
+class Mine(EmbeddingLoss):
+    calls = []
+    def compute(self, embeddings, labels):
+        self.calls.append(1)
+        failing = float("nan") if len(self.calls) > 1 else 1.0  # the check comes first
+        return LossOutput(failing * embeddings.square().mean(), None)
+"""
+    )
+    with pytest.raises(UserError, match="became nan in step 1 .* the loss mine is your own") as no:
+        fit(replace(config, plugin=str(plugin), loss="mine"))
+    assert str(no.value).index("your own") < str(no.value).index("lower lr")
+
+
 def test_weights_that_are_not_numbers_are_never_saved(config, monkeypatch):
     def infinite_weight(network, output):
         network.fc.weight.data[0, 0] = torch.inf

@@ -1,6 +1,5 @@
 """The spreadsheet of a submission: which file is accepted, columns `File` and `Accept` (Y or N)."""
 
-import csv
 import io
 import re
 import unicodedata
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+from labkit.data.tables import parse_table
 from labkit.utils import UserError
 
 ENDINGS = (".xlsx", ".xlsm", ".csv", ".tsv")
@@ -35,9 +35,9 @@ class AcceptList:
 
     def add(self, data: bytes, name: str) -> None:
         """Take in a spreadsheet; `NoList` when it is none."""
-        table = _xlsx(data) if data[:2] == b"PK" else _csv(data)
+        table = enumerate(_xlsx(data), 1) if data[:2] == b"PK" else _csv(data)
         file_column = accept_column = None
-        for number, row in enumerate(table, 1):
+        for number, row in table:
             cells = ["" if cell is None else str(cell).strip() for cell in row]
             if number > MAX_ROWS:
                 raise NoList(f"more than {MAX_ROWS:,} rows")
@@ -61,23 +61,12 @@ class AcceptList:
             self.rows[file] = False
 
 
-def _csv(data: bytes) -> Iterable[Sequence[str]]:
+def _csv(data: bytes) -> list[tuple[int, list[str]]]:
     if len(data) > MAX_BYTES:
         raise NoList("too large")
-    utf_16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    for encoding in ("utf-16",) if utf_16 else ("utf-8-sig", "cp949"):
-        try:
-            text = data.decode(encoding)
-            break
-        except UnicodeDecodeError:
-            continue
-    else:
-        raise NoList("text of unknown encoding; save it as UTF-8")
-    first = text[:2000].splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=first.count)
     try:
-        yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    except csv.Error as error:
+        return parse_table(data)
+    except ValueError as error:
         raise NoList(f"not a CSV file: {error}") from None
 
 

@@ -17,9 +17,10 @@ from PIL import ImageOps
 
 from labkit.data import FaceFolder, PairList, decode_image
 from labkit.data.images import jpeg_bytes
+from labkit.data.tables import read_rows
 from labkit.utils import UserError, write_csv
 from parts.job import Job
-from parts.tables import listed, read_rows
+from parts.tables import listed
 
 PREFIX = "blind-"
 QUALITY = 92

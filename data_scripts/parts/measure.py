@@ -18,14 +18,14 @@ from joblib import cpu_count
 from PIL import Image
 
 from labkit.data import FaceFolder, decode_image
-from labkit.data.images import DAMAGED, what_is_wrong
+from labkit.data.images import DAMAGED, FORMATS, what_is_wrong
 from labkit.utils import UserError, atomic_path, progress, reason
 from parts.near_duplicates import THUMB, candidates, likeness, perceptual_hash
 from parts.tables import listed
 
 PIECE = 2048
 SIDE = 128  # pixels of the grey picture that sharpness is measured on, if it has as many
-_VERSION = 2
+_VERSION = 3
 _FIELDS = ("width", "height", "sharpness", "contrast", "bytes", "hash", "thumb", "problem")
 _BLANK = np.zeros((THUMB, THUMB), np.uint8)
 
@@ -156,10 +156,8 @@ def _look(path: Path) -> tuple:
     if not data:
         return _problem(0, "empty file")
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             width, height = opened.size
-            if opened.format not in ("JPEG", "PNG"):
-                return _problem(len(data), f"a {opened.format} file by another name")
         grey = decode_image(data, min_size=2 * SIDE).convert("L")
     except UserError as error:
         return _problem(len(data), str(error).removeprefix("the image "))

@@ -64,16 +64,6 @@ def plain(part: str) -> str:
     return f"_{part}" if _RESERVED.match(part) else part
 
 
-def is_litter(parts: tuple[str, ...]) -> bool:
-    """Return whether a file is one that systems leave behind on their own."""
-    last = parts[-1].lower()
-    return (
-        "__MACOSX" in parts
-        or last.startswith("._")
-        or last in (".ds_store", "thumbs.db", "desktop.ini", ".lock")
-    )
-
-
 def claim(taken: set[str], *candidates: str) -> str | None:
     """Return the first candidate that is not in `taken`, and add it; None when there is none."""
     for name in candidates:

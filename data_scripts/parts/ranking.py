@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit import metrics
+from labkit.evaluate.verification import direction_hint
 from labkit.utils import make_folder, progress, render_page, write_csv, write_text
 from parts.review_page import TEMPLATES
 from parts.submissions import Key, Submission
@@ -38,6 +39,7 @@ class Place:
     tar_at_1_percent: float
     versus: metrics.PairedDifference | None  # this one's EER minus that of the line above
     same_as: str  # an earlier line whose scores order all pairs in the same way, or ""
+    hint: str  # of `direction_hint`
 
     def against_the_one_above(self) -> str:
         """Say how a line stands to the one above it."""
@@ -74,7 +76,8 @@ def rank(
         number = places[-1].rank if tied else len(places) + 1
         tar = 100.0 * float(metrics.tar_at_far(scores, labels, [0.01])[0])
         rates = eers[i], low, high, metrics.voxceleb_eer(scores, labels), tar
-        places.append(Place(number, names[i], *rates, versus, first_with.get(ordering, "")))
+        about = versus, first_with.get(ordering, ""), direction_hint(eers[i])
+        places.append(Place(number, names[i], *rates, *about))
         first_with.setdefault(ordering, names[i])
         above = scores, draws
     return places

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
 
+from labkit.data import IMAGE_EXTENSIONS, is_litter
 from labkit.utils import UserError, reason
-from parts.names import is_litter, repaired, safe_parts
+from parts.names import repaired, safe_parts
 
-# Of the formats that `labkit.crop.read_photo` reads.
-RAW_EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .heic .heif".split())
+# Of the formats that `labkit.crop.read_photo` reads, or says what it needs to.
+RAW_EXTENSIONS = (*IMAGE_EXTENSIONS, ".avif", ".heic", ".heif")
 MAX_BYTES = 100_000_000  # of an image file
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
@@ -62,7 +63,7 @@ class Tree:
     def _entries(self, below: str) -> Iterator[os.DirEntry]:
         try:
             with os.scandir(self.path / below) as entries:
-                yield from (entry for entry in entries if not entry.name.startswith("."))
+                yield from (entry for entry in entries if not is_litter(entry.name))
         except OSError as error:
             raise UserError(f"cannot read {self.path / below}: {reason(error)}") from None
 
@@ -119,7 +120,7 @@ class Archive:
             parts = safe_parts(name)
         except ValueError as error:
             return Raw(log_name, problem=f"unsafe name: {error}")
-        if is_litter(parts):
+        if any(map(is_litter, parts)):
             return None
         if not parts[-1].lower().endswith(RAW_EXTENSIONS):
             return Raw(log_name, problem="not an image")

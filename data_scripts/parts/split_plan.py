@@ -125,7 +125,7 @@ def allot(
     free: np.ndarray,
     ratio: dict[str, float],
     rng: np.random.Generator,
-    already: np.ndarray | None = None,
+    already: np.ndarray,
 ) -> np.ndarray:
     """Return a set for each identity, int8 (n,) into SETS, so that no group is divided.
 
@@ -143,7 +143,7 @@ def allot(
     order = order[np.argsort(-sizes[order], kind="stable")]
     names = [name for name in SETS if ratio.get(name, 0) > 0]
     places = np.array([SETS.index(name) for name in names])
-    have = np.zeros(len(names)) if already is None else already[places].astype(np.float64)
+    have = already[places].astype(np.float64)
     share = np.array([ratio[name] for name in names], np.float64)
     wanted = share / share.sum() * (sizes.sum() + have.sum())
     least = np.maximum(wanted, MIN_IDENTITIES)

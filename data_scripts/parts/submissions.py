@@ -15,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.data import PairList, bad_lines
+from labkit import metrics
+from labkit.data import PairList, bad_lines, is_litter
+from labkit.data.pairs import normal_name
+from labkit.data.tables import read_rows
 from labkit.evaluate.scorefiles import NUMBER
+from labkit.evaluate.verification import direction_hint
 from labkit.utils import UserError, printable, reason
-from parts.tables import read_rows
 
 MAX_PROBLEMS = 20
 MAX_NUMBER = 40  # characters of a score
@@ -56,27 +59,23 @@ class Key:
 
         Who is in an image is told, in this order, by `identities`, a CSV `file,original` (the
         original name `identity/image.jpg`, or the identity alone; a first line
-        `anonymous,original` is skipped); by the first folder of the names, where that agrees
-        with every label; or else by the target pairs, which join images of one person.
-        Raises UserError for files that cannot be read, and when `identities` lacks an image or
-        contradicts a label.
+        `anonymous,original` is skipped), or as `PairList.people` has it: by the names or the
+        target pairs. Raises UserError for files that cannot be read, when `identities` lacks an
+        image or contradicts a label, and where `people` does.
         """
         pairs = PairList.read(path)
         pairs.check_labels(path)
         if identities is not None:
             of_file = _read_identities(Path(identities), pairs)
             known_by = "people as listed by the staff"
-            wrong = _contradictions(pairs, of_file)
+            wrong = pairs.contradictions(of_file)
             if len(wrong):
                 a, b = pairs.name_pair(wrong[0])
                 what = f"contradicts {len(wrong):,} labels of {path}"
                 raise UserError(f"{identities} {what}, first {printable(a)} and {printable(b)}")
         else:
-            of_file = pairs.file_identities()
-            known_by = "people by the folders of the images"
-            if any("/" not in name for name in pairs.files) or len(_contradictions(pairs, of_file)):
-                of_file = pairs.joined_files()
-                known_by = "people as joined by the target pairs"
+            of_file, told_by = pairs.people
+            known_by = f"people by {told_by}"
         names, number = np.unique(of_file, return_inverse=True)
         return cls(pairs, number[pairs.left], number[pairs.right], len(names), known_by)
 
@@ -86,6 +85,12 @@ class Key:
         pairs = PairList.read(path)
         nobody = np.zeros(len(pairs), np.int64)
         return cls(pairs, nobody, nobody, 0, "nobody")
+
+    def hint(self, scores: np.ndarray) -> str:
+        """Return `direction_hint` of the scores, or what it would say if there were labels."""
+        if self.pairs.labels is None:
+            return "A larger score must mean more alike."
+        return direction_hint(metrics.eer(scores, self.pairs.labels))
 
 
 @dataclass
@@ -111,7 +116,7 @@ def find_submissions(places: Sequence[Path]) -> list[Path]:
     for place in places:
         try:
             if place.is_dir() and not place.is_symlink():
-                found += sorted(path for path in place.iterdir() if not path.name.startswith("."))
+                found += sorted(path for path in place.iterdir() if not is_litter(path.name))
             else:
                 place.lstat()
                 found.append(place)
@@ -209,10 +214,10 @@ def _parse(row: list[str], key: Key, names: set[str]) -> tuple[int, str]:
         hint = ""
         if len(row) == 4:
             hint = " (no labels, and a point in numbers, not a comma)"
-        elif len(row) < 3 and any(mark in "".join(row) for mark in ";\t"):
+        elif len(row) < 3 and any(mark in "".join(row) for mark in ";\t "):
             hint = " (columns are separated by commas)"
         raise ValueError(f"expected 3 columns (score, file, file), found {len(row)}{hint}")
-    score, left, right = row
+    score, left, right = row[0], normal_name(row[1]), normal_name(row[2])
     at = key.number.get(frozenset((left, right)))
     if at is not None:
         return at, score
@@ -239,7 +244,7 @@ def _read_identities(path: Path, pairs: PairList) -> list[str]:
             continue
         if len(row) != 2 or not all(row):
             problems.append(f"line {line}: expected two columns (file, original), found {len(row)}")
-        elif known.setdefault(row[0], row[1]) != row[1]:
+        elif known.setdefault(normal_name(row[0]), normal_name(row[1])) != normal_name(row[1]):
             problems.append(f"line {line}: {printable(row[0])} came before with another original")
     if problems:
         raise UserError(bad_lines(path, problems))
@@ -248,9 +253,3 @@ def _read_identities(path: Path, pairs: PairList) -> list[str]:
         some = f"{len(missing):,} of the {len(pairs.files):,} images"
         raise UserError(f"{path} lacks {some} of the key, first {printable(missing[0])}")
     return [known[name].split("/", 1)[0] for name in pairs.files]
-
-
-def _contradictions(pairs: PairList, of_file: Sequence[str]) -> np.ndarray:
-    """Return the numbers of the pairs whose label contradicts who is in the two images."""
-    who = np.unique(np.asarray(of_file), return_inverse=True)[1]
-    return np.flatnonzero((who[pairs.left] == who[pairs.right]) != (pairs.labels == 1))

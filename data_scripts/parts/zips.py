@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from labkit.data import is_litter
 from labkit.utils import reason
-from parts.names import decode, is_litter, safe_parts
+from parts.names import decode, safe_parts
 
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
@@ -156,7 +157,7 @@ def _checked(member: zipfile.ZipInfo, name: str) -> tuple[str, ...] | None:
         parts = safe_parts(name)
     except ValueError as error:
         raise Refused(f"unsafe name: {error}") from None
-    if is_litter(parts):
+    if any(map(is_litter, parts)):
         return None
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):

@@ -1,12 +1,16 @@
 """A data directory: the four face folders and the pair lists of one course."""
 
+import math
+import unicodedata
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-from labkit.data.folders import FaceFolder, identity_names
+from labkit.data.folders import OUTSIDE, FaceFolder, identity_names
+from labkit.data.images import decode_pixels
 from labkit.data.pairs import PairList
-from labkit.utils import UserError
+from labkit.utils import UserError, progress
 
 
 class DataDirectory:
@@ -22,24 +26,39 @@ class DataDirectory:
         self.val_pairs, self.test_pairs = self.root / "val_pairs.csv", self.root / "test_pairs.csv"
         self.test_blind = self.root / "test_blind.csv"
 
-    def check(self, *, cache: str | Path | None = None) -> dict[str, FaceFolder]:
+    def scan(self, name: str, *, cache: str | Path | None = None) -> FaceFolder:
+        """Return a face folder by its name; `cache` is as in `check`."""
+        listing = Path(cache) / f"{name}.npz" if cache else None
+        folder = FaceFolder.scan(self.root / name, cache=listing)
+        if name == "test" and self.test_blind.exists():  # whose images lie there
+            folder.passed_over.pop(OUTSIDE, None)
+        return folder
+
+    def check(self, *, cache: str | Path | None = None, pictures: int = 0) -> dict[str, FaceFolder]:
         """Return the four face folders by name; the folder `cache` keeps their listings.
 
         Raises UserError that lists every problem at once: missing or empty folders, identities
-        without an image, people to train on who are in val or test too, and bad pair lists.
+        without an image, people to train on who are in val or test too, in whichever Unicode form,
+        bad tables and pair lists, and images that cannot be read among so many `pictures` of each.
         """
         if not self.root.is_dir():
             raise UserError(f"the data directory {self.root} does not exist")
         problems, folders = [], {}
         for root in (self.pretrain, self.train, self.val, self.test):
             try:
-                listing = Path(cache) / f"{root.name}.npz" if cache else None
-                folder = folders[root.name] = FaceFolder.scan(root, cache=listing)
+                folder = folders[root.name] = self.scan(root.name, cache=cache)
                 if empty := sorted(set(identity_names(root)).difference(folder.identities)):
                     problems.append(f"{root}: no image in {_some(empty)}")
+                if pictures and (bad := _unreadable(folder, pictures)):
+                    problems.append(f"{root}: {len(bad):,} unreadable images: {_some(bad)}")
+                folder.details()
             except UserError as error:
                 problems.append(str(error))
-        people = {name: set(folder.identities) for name, folder in folders.items()}
+        people = {}
+        for name, folder in folders.items():
+            people[name] = {unicodedata.normalize("NFC", person) for person in folder.identities}
+            if twice := len(folder.identities) - len(people[name]):
+                problems.append(f"{folder.root}: {twice} names are there in two Unicode forms")
         for one, other in product(people.keys() - {"val", "test"}, people.keys() & {"val", "test"}):
             if both := sorted(people[one] & people[other]):
                 problems.append(f"{_some(both)} in both {one}/ and {other}/: take them out of one")
@@ -55,6 +74,23 @@ class DataDirectory:
         if problems:
             raise UserError("\n  - ".join([f"{self.root} has problems:", *problems]))
         return folders
+
+
+def _unreadable(folder: FaceFolder, most: int) -> list[str]:
+    """Return what is wrong with the images that cannot be read, of `most` spread evenly."""
+
+    def look(i: int) -> str:
+        try:
+            decode_pixels(folder.path(i), min_size=1)
+            return ""
+        except UserError as error:
+            return str(error)
+
+    chosen = range(0, len(folder), math.ceil(len(folder) / most))
+    with ThreadPoolExecutor() as threads:
+        looks = threads.map(look, chosen)
+        bar = progress(looks, total=len(chosen), desc=folder.root.name, unit="image", leave=False)
+        return list(filter(None, bar))
 
 
 def _some(names: Sequence[str]) -> str:

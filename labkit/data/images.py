@@ -2,20 +2,35 @@
 
 import io
 import math
+import re
 import struct
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from labkit.utils import UserError, read_file, reason
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is read, whatever a file's name says; others can start programs (EPS) or lack a decoder."""
+warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks and the like
+with suppress(ImportError):
+    import pillow_heif.HeifImagePlugin  # registers itself  # noqa: F401
+
+_ENDINGS = Image.registered_extensions()  # of what this Pillow can decode
+FORMATS = tuple(
+    {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"}.intersection(_ENDINGS.values())
+)
+"""What is read, whatever a file's name says; others can start programs (EPS)."""
+
+IMAGE_EXTENSIONS = tuple(ending for ending, kind in _ENDINGS.items() if kind in FORMATS)
+"""What the names of such files end in, in lower case."""
+
+GREY = (128, 128, 128)
+
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
 """What Pillow raises for a file that is cut short, damaged or no image."""
 
@@ -29,11 +44,21 @@ def what_is_wrong(error: Exception) -> str:
     return reason(error) if getattr(error, "strerror", None) else f"damaged: {error}"
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """Return the image in RGB; grey of 16 bits is scaled, where Pillow alone turns it white."""
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image turned by its EXIF orientation, in RGB, transparent parts grey.
+
+    Grey of 16 bits is scaled, where Pillow alone turns it white.
+    """
+    try:
+        image = ImageOps.exif_transpose(image)
+    except (*DAMAGED, TypeError):  # a damaged EXIF block says nothing of the orientation
+        image = image.copy()
     if image.mode.startswith("I"):
         values = np.asarray(image) * (255 / 65535)
         image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    elif image.has_transparency_data:
+        backdrop = Image.new("RGBA", image.size, (*GREY, 255))
+        image = Image.alpha_composite(backdrop, image.convert("RGBA"))
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
@@ -47,9 +72,10 @@ def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
 def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) -> np.ndarray:
     """Decode one image from a file, or from the bytes of one, to RGB, uint8 (height, width, 3).
 
-    With `min_size`, a JPEG is decoded at the smallest of its built-in scales (1, 1/2, 1/4, 1/8)
-    whose shorter side still has that many pixels, several times faster. simplejpeg gives the same
-    pixels as Pillow in half the time. Raises UserError that names a file that cannot be read.
+    It is turned and shown on grey as `upright_rgb` does. With `min_size`, a JPEG is decoded at the
+    smallest of its built-in scales (1, 1/2, 1/4, 1/8) whose shorter side still has that many
+    pixels, several times faster. simplejpeg gives the same pixels as Pillow in half the time.
+    Raises UserError that names a file that cannot be read.
     """
     try:
         data = source if isinstance(source, bytes) else read_file(source)
@@ -57,7 +83,7 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
             with suppress(ValueError):  # damaged, or in colours of its own: Pillow decides
                 return _decode_jpeg(data, min_size)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return np.array(rgb(image))
+            return np.array(upright_rgb(image))
     except (*DAMAGED, Image.DecompressionBombError) as error:
         name = "the image" if isinstance(source, bytes) else source
         raise UserError(f"{name} cannot be read: {what_is_wrong(error)}") from None
@@ -76,7 +102,24 @@ def _decode_jpeg(data: bytes, min_size: int | None) -> np.ndarray:
     fits = min(side // max(1, round(side * scale)) for side in (width, height))
     factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(fits, 1))
     height, width = math.ceil(height / factor), math.ceil(width / factor)
-    return simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
+    pixels = simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
+    if (orientation := _jpeg_orientation(data)) == 1:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.array(ImageOps.exif_transpose(image))
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """Return what Pillow takes for the orientation of a JPEG, 1 when it stands upright."""
+    header = data[: data.find(b"\xff\xdb")]  # before the first table of the picture
+    if (start := header.find(b"Exif\0\0")) >= 0:
+        with suppress(*DAMAGED, TypeError, KeyError):
+            exif = Image.Exif()
+            exif.load(header[start:])
+            return exif[ExifTags.Base.Orientation]
+    xmp = re.search(rb'tiff:Orientation(?:="|>)([0-9])', header)
+    return int(xmp[1]) if xmp else 1
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

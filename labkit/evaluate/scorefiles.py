@@ -74,7 +74,7 @@ def read_scores(path: str | Path) -> ScoreFile:
     columns, a score that is not a finite number, a label other than 1 and 0, a name that leaves
     the folder, an image compared with itself, a pair that came before.
     """
-    rows = read_csv_rows(path, "score file")
+    rows = read_csv_rows(path, "score file", (3, 4))
     if not rows:
         raise UserError(f"{path} holds no scores")
     columns = next((len(row) for _, row in rows if len(row) in (3, 4)), 4)

@@ -13,6 +13,12 @@ from labkit.utils import UserError, l2_normalize, progress
 FARS = (0.1, 0.01, 0.001)
 
 
+def direction_hint(eer: float) -> str:
+    """Return what an EER (percent) above 50 % says of the scores; nothing for others."""
+    says = "worse than guessing: a larger score must mean more alike (for distances, a minus sign)"
+    return f"An EER above 50 % is {says}." if eer > 50 else ""
+
+
 def score_pairs(embedder, pairs: PairList, root: str | Path, *, flip: bool = False) -> np.ndarray:
     """Return the cosine of each pair, float32 (n,) in [-1, 1]; each image is embedded once.
 
@@ -49,12 +55,9 @@ def score_embeddings(embeddings: np.ndarray, pairs: PairList) -> np.ndarray:
 def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return the identities of a pair list, and the index of each pair's left and right one (n,).
 
-    Names begin with the identity. In a list of anonymous images target pairs tell who is who.
+    They are the `people` of the list; UserError where names and target pairs contradict labels.
     """
-    of_file = pairs.file_identities()
-    if pairs.labels is not None and not any("/" in name for name in pairs.files):
-        of_file = [pairs.files[k] for k in pairs.joined_files()]
-    names, index = np.unique(of_file, return_inverse=True)
+    names, index = np.unique(pairs.people[0], return_inverse=True)
     return names.tolist(), index[pairs.left], index[pairs.right]
 
 
@@ -86,7 +89,7 @@ class VerificationReport:
 
     Attributes:
         name, scores (n,), pairs, bootstrap (draws per interval, 0 for none), level, seed: as given.
-        eer, voxceleb_eer: in percent. threshold: of the EER.
+        eer, voxceleb_eer: in percent. threshold: of the EER. hint: of `direction_hint`.
         eer_interval: (low, high) of the EER, by resampling identities, the one to quote.
         eer_pair_interval: by resampling pairs, for comparison. None without a bootstrap.
         auc, min_dcf: fractions. tar_at_far, threshold_at_far: by false-accept rate.
@@ -103,6 +106,7 @@ class VerificationReport:
         self.name, self.scores, self.pairs = name, scores, pairs
         self.bootstrap, self.level, self.seed = bootstrap, level, seed
         self.eer = metrics.eer(scores, labels)
+        self.hint = direction_hint(self.eer)
         self.threshold = metrics.eer_threshold(scores, labels)
         self.voxceleb_eer = metrics.voxceleb_eer(scores, labels)
         self.auc = metrics.auc(scores, labels)
@@ -146,6 +150,7 @@ class VerificationReport:
             "imposter_pairs": self.imposters,
             "images": len(self.pairs.files),
             "identities": len(who.names),
+            "hint": self.hint,
             "hardest_identities": {who.names[k]: float(who.eer[k]) for k in who.hardest(10)},
         }
 
@@ -161,8 +166,9 @@ class VerificationReport:
             f"{self.name}: EER {self.eer:.2f} % ({self.level:.0%} interval {self.interval_text()}) "
             f"at threshold {self.threshold:.3f}\n"
             f"  {self.targets:,} target and {self.imposters:,} imposter pairs, "
-            f"{len(self.pairs.files):,} images of {len(self.identities.names):,} identities\n"
+            f"{len(self.pairs.files):,} images of {len(self.identities.names):,} identities, "
+            f"known by {self.pairs.people[1]}\n"
             f"  true accepts at a false-accept rate: {rates}\n"
             f"  AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}, "
-            f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %"
+            f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %" + (self.hint and f"\n  {self.hint}")
         )

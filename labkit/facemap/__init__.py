@@ -3,18 +3,3 @@
 from labkit.facemap.layouts import METHODS, faithfulness, layout, place
 from labkit.facemap.page import notebook_view, to_html
 from labkit.facemap.poster import describe, map_figure, poster, save_poster, snapped, to_grid
-
-__all__ = [
-    "METHODS",
-    "describe",
-    "faithfulness",
-    "layout",
-    "map_figure",
-    "notebook_view",
-    "place",
-    "poster",
-    "save_poster",
-    "snapped",
-    "to_grid",
-    "to_html",
-]

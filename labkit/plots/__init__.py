@@ -10,18 +10,3 @@ from labkit.plots.curves import (
     training_curves,
 )
 from labkit.plots.figures import face_sheet, image_grid, lookalike_sheet, pair_sheet, thumbnail
-
-__all__ = [
-    "det_curve",
-    "face_sheet",
-    "identity_eer",
-    "image_grid",
-    "lookalike_sheet",
-    "margin_figure",
-    "pair_sheet",
-    "roc_curve",
-    "score_histogram",
-    "show_curves",
-    "thumbnail",
-    "training_curves",
-]

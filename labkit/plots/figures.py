@@ -10,7 +10,6 @@ from textwrap import wrap
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
@@ -22,21 +21,7 @@ from labkit.utils import UserError, printable
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 TARGET, IMPOSTER, BLACK, GREY = PALETTE[0], PALETTE[4], PALETTE[6], "#8A8A8A"
 HANGUL_FONTS = ("Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo")
-STYLE = {
-    "font.size": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(linestyle=("-", "--", "-.", ":")) * cycler(color=PALETTE),
-    "grid.color": "#DDDDDD",
-    "lines.linewidth": 2.0,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-    "text.parse_math": False,  # a `$` in a person's name is no formula
-}
+STYLE = Path(__file__).with_name("facelab.mplstyle")
 TILE = 128  # pixels
 
 
@@ -61,7 +46,7 @@ def styled(draw):
 
     @functools.wraps(draw)
     def inside(*args, **kwargs):
-        with matplotlib.rc_context({**STYLE, "font.family": fonts()}):
+        with matplotlib.rc_context({"font.family": fonts()}, STYLE):
             figure = draw(*args, **kwargs)
             for _ in range(2):  # ticks are made in this style; the layout settles
                 figure.draw_without_rendering()
