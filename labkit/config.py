@@ -61,7 +61,7 @@ class TrainConfig:
     batch_size: int = _setting(200, "identities in a batch, over all processes", least=2)
     max_images_per_class: int = _setting(100, "images of an identity in an epoch", least=1)
     images_at_once: int | None = _setting(None, "images per forward pass: less memory", least=1)
-    mirror: bool = _setting(False, "flip every other training image")
+    mirror: bool = _setting(False, "flip each training image with probability 0.5")
     workers: int | None = _setting(None, "loader processes", least=0)
 
     optimizer: str = _setting("adam", "adam, adamw or sgd")

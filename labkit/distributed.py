@@ -23,7 +23,7 @@ class Processes:
     def __init__(self, accelerator: Accelerator):
         self.count, self.rank = accelerator.num_processes, accelerator.process_index
         self.main, self.device = accelerator.is_main_process, accelerator.device
-        # Over the CPU also when gradients go over GPUs, so that no step waits for the device.
+        # Through the CPU, also where gradients are averaged on GPUs: no step waits for the GPU.
         self._group = dist.new_group(backend="gloo") if self.count > 1 else None
 
     def any(self, *flags: bool) -> list[bool]:
@@ -47,18 +47,18 @@ class Processes:
         return values
 
     def on_main(self, work: Callable[[], Any]) -> Any:
-        """Return the value of `work` in all processes, or raise its UserError; main calls it."""
-        told = [None, None]  # value and error
+        """Call `work` in the main process; return its value or raise its UserError in all."""
+        value_and_error = [None, None]
         if self.main:
             try:
-                told[0] = work()
+                value_and_error[0] = work()
             except UserError as error:
-                told[1] = error
+                value_and_error[1] = error
         if self.count > 1:
-            dist.broadcast_object_list(told, src=0, group=self._group)
-        if told[1]:
-            raise told[1]
-        return told[0]
+            dist.broadcast_object_list(value_and_error, src=0, group=self._group)
+        if value_and_error[1]:
+            raise value_and_error[1]
+        return value_and_error[0]
 
     def wrap(self, module: nn.Module, *, find_unused: bool) -> nn.Module:
         """Return the module with gradients averaged over the processes."""
@@ -67,7 +67,7 @@ class Processes:
         where = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, where, find_unused_parameters=find_unused)
 
-    def part(self) -> None:
+    def finish(self) -> None:
         """Wait for all at the end of a run, so that none leaves while another still reads."""
         if self.count > 1:
             dist.barrier(self._group)

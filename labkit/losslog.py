@@ -1,4 +1,4 @@
-"""The losses of an epoch: their mean, and the batch of one that is not finite."""
+"""The losses of an epoch: their mean, and which batch gave a loss that is not finite."""
 
 import math
 
@@ -16,10 +16,10 @@ MAX_UNREADABLE = 0.01  # a run stops when more of its images than this cannot be
 
 
 class LossLog:
-    """Sums losses and accuracies on the device, and looks at them only now and then.
+    """Sums losses and accuracies on the device, and reads them only now and then.
 
-    A look waits for the device, a step does not. The losses since the last look and the indices of
-    their images are kept, so that a loss that is not finite can be traced to its batch.
+    Reading a sum waits for the device, a step does not. The losses since the last reading are kept
+    with the indices of their images, so that a loss that is not finite can be traced to its batch.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class LossLog:
         self.recent.append((self.state.step, loss.detach(), batch.indices))
         self.state.unreadable += [n for n in batch.unreadable if n not in self.state.unreadable]
 
-    def look(self) -> str:
+    def update_state(self) -> str:
         """Bring the state's sums up to date; return the mean loss and accuracy in words.
 
-        Raises UserError, in all processes, when a loss since the last look is not finite, or when
+        Raises UserError, in all processes, when a loss since the last reading is not finite or
         more than 1 % of the images cannot be decoded.
         """
         state, losses = self.state, [loss for _, loss, _ in self.recent]

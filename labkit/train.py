@@ -1,6 +1,6 @@
 """The training loop, from top to bottom: batch, forward, loss, backward, step, log, validate, save.
 
-    labkit train --train_path data/pretrain --save_path runs/first --trainfunc amsoftmax
+    labkit train --train_dir data/pretrain --run_dir runs/first --loss amsoftmax
     torchrun --nproc-per-node 4 -m labkit train --config run.yaml
 
 A run that was stopped goes on where it was when the same command is given again: whatever is
@@ -61,6 +61,7 @@ def train_step(
 
     batch.images: uint8 (batch, images_per_class, 3, size, size); batch.labels: int64 (batch,).
     With `images_at_once` the gradient is the same, computed in chunks that need less memory.
+    A loss of your own may return a plain tuple, hence `output[0]` for the loss.
     """
     images = batch.images.to(accelerator.device, non_blocking=True)
     labels = batch.labels.to(accelerator.device, non_blocking=True)
@@ -126,7 +127,7 @@ def fit(
         processes.on_main(lambda: cleanup.enter_context(folder.open(config)))
         saved = folder.load_state()
         state = TrainingState(**saved["position"]) if saved else TrainingState()
-        if saved:  # a kill between the state and the metrics has left these an epoch behind
+        if saved:  # a kill after the state, before metrics.csv, has left that an epoch behind
             processes.on_main(lambda: folder.write_metrics(state.rows))
         if state.epoch >= config.max_epoch:
             accelerator.print(f"{folder.path}: {state.epoch} epochs are trained, nothing to do")
@@ -152,28 +153,31 @@ def fit(
             report = load_initial_weights(network, config.initial_weights)
             accelerator.print(f"{config.initial_weights}: {report}")
         loss = build_and_check_loss(config, len(faces.identities))
-        unused = check_network_and_loss(network, loss, spec, config) or config.freeze_epochs > 0
+        some_unused = (
+            check_network_and_loss(network, loss, spec, config) or config.freeze_epochs > 0
+        )
         network.to(device, memory_format=devices.memory_format(device))
-        learned = nn.ModuleDict(dict(network=network, loss=loss.to(device)))
+        network_and_loss = nn.ModuleDict(dict(network=network, loss=loss.to(device)))
         optimizer = accelerator.prepare(
             OPTIMIZERS[config.optimizer](
-                learned.parameters(),
+                network_and_loss.parameters(),
                 lr=config.lr,
                 weight_decay=config.weight_decay,
                 fused=device.type in ("cpu", "cuda"),
             )
         )
-        run = _Run(folder, state, learned, optimizer, accelerator)
+        run = _Run(folder, state, network_and_loss, optimizer, accelerator)
         if saved:
             run.restore(saved)
             accelerator.print(
                 f"{folder.path}: going on in epoch {state.epoch + 1} after step {state.step}"
             )
-        step_network = torch.compile(network) if config.compile else network
-        step_network = processes.wrap(step_network, find_unused=unused)
-        step_loss = processes.wrap(loss, find_unused=unused)
+        # The same weights as `network` and `loss`; their gradients are averaged over processes.
+        parallel_network = torch.compile(network) if config.compile else network
+        parallel_network = processes.wrap(parallel_network, find_unused=some_unused)
+        parallel_loss = processes.wrap(loss, find_unused=some_unused)
         if processes.count > 1 and getattr(loss, "min_images_per_class", 1) > 1:
-            step_loss = over_all_processes(step_loss)
+            parallel_loss = over_all_processes(parallel_loss)
         about = dict(model_name=config.model, embedding_size=config.embedding_size, input_spec=spec)
 
         devices.keep_freed_memory(device)
@@ -181,7 +185,7 @@ def fit(
         steps, images_per_step = len(loader), config.batch_size * config.images_per_class
         last_saved = time.monotonic()
         for epoch in range(state.epoch, config.max_epoch):
-            step_network.train()
+            parallel_network.train()
             loss.train()
             if config.freeze_epochs:
                 freeze_backbone(network, epoch < config.freeze_epochs)
@@ -196,11 +200,12 @@ def fit(
                 quiet=not processes.main,
             )
             with bar:
+                # After the last step of an epoch a resumed run has its validation left alone.
                 for batch in loader if first_step < steps else ():
                     for group in optimizer.param_groups:
                         group["lr"] = lr_at(config, epoch + state.step / steps)
                     output = train_step(
-                        step_network, step_loss, batch, optimizer, accelerator, spec,
+                        parallel_network, parallel_loss, batch, optimizer, accelerator, spec,
                         config.images_at_once,
                     )  # fmt: skip
                     state.step += 1
@@ -212,22 +217,23 @@ def fit(
                         stopping, due = processes.any(stopping, due)
                     save_now = (stopping or due) and state.step < steps
                     if save_now or state.step % STEPS_BETWEEN_LOGS == 0 or state.step == steps:
-                        bar.set_postfix_str(log.look())
+                        means = log.update_state()
+                        bar.set_postfix_str(means)
                     if save_now:
                         processes.on_main(run.save)
                         last_saved = time.monotonic()
-                        _end_if(stopping, stop, folder)
+                        _raise_if(stopping, stop, folder)
 
             row = _row(state, steps, config, time.monotonic() - began, first_step)
             last = epoch + 1 == config.max_epoch
             if pairs and (last or (epoch + 1) % config.val_interval == 0):
-                # The trained epoch is safe before validation, which a signal breaks off.
+                # Saved before validation, which a signal may interrupt.
                 processes.on_main(run.save)
-                _end_if(processes.any(stop)[0], stop, folder)
+                _raise_if(processes.any(stop)[0], stop, folder)
                 row["val_eer"] = processes.on_main(
                     lambda: _validate_or_stop(network, spec, pairs, config, stop)
                 )
-                _end_if(row["val_eer"] is None, stop, folder)
+                _raise_if(row["val_eer"] is None, stop, folder)
             is_best = state.end_epoch(row, validated=bool(pairs))
             accelerator.print(_line(row, config))
             for path in [folder.last, folder.best] if is_best else [folder.last]:
@@ -239,30 +245,30 @@ def fit(
             if processes.main and after_epoch:
                 after_epoch(folder.path, state.rows)
             if not last:
-                _end_if(processes.any(stop)[0], stop, folder)
+                _raise_if(processes.any(stop)[0], stop, folder)
         if state.unreadable:
             accelerator.print(
                 f"{len(state.unreadable)} images could not be decoded and were skipped: "
                 + ", ".join(state.unreadable)
             )
-        processes.part()
+        processes.finish()
         return folder.result(state)
 
 
 @dataclass
 class _Run:
-    """What changes while a run goes on, and so is saved and restored."""
+    """All that is saved and restored, and the run folder it is kept in."""
 
     folder: RunFolder
     state: TrainingState
-    learned: nn.Module
+    network_and_loss: nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
 
     def save(self) -> None:
         """Write all that resuming needs as one file, and metrics.csv after it."""
         state, scaler = self.state, self.accelerator.scaler
-        for name, value in self.learned.named_parameters():
+        for name, value in self.network_and_loss.named_parameters():
             if not bool(torch.isfinite(value).all()):
                 raise UserError(
                     f"the weights {name} are no longer numbers after step {state.step} of epoch "
@@ -272,7 +278,7 @@ class _Run:
         self.folder.save_state(
             dict(
                 position=vars(state),
-                module=self.learned.state_dict(),
+                module=self.network_and_loss.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 scaler=None if scaler is None else scaler.state_dict(),
                 random=devices.random_state(self.accelerator.device),
@@ -283,7 +289,7 @@ class _Run:
     def restore(self, saved: dict) -> None:
         """Bring back what `save` has written; UserError when it is of another network."""
         try:
-            self.learned.load_state_dict(saved["module"])
+            self.network_and_loss.load_state_dict(saved["module"])
             self.optimizer.load_state_dict(saved["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise UserError(
@@ -314,7 +320,7 @@ def _validate_or_stop(
         stop.at_once = False
 
 
-def _end_if(stopping: bool, stop: StopSignals, folder: RunFolder) -> None:
+def _raise_if(stopping: bool, stop: StopSignals, folder: RunFolder) -> None:
     if stopping:
         raise Stopped(
             f"stopped by {stop.name or 'a signal to another process'} with everything saved in "

@@ -281,8 +281,9 @@ def test_students_can_check_and_mistakes_are_one_line(world, key_files, tmp_path
 def test_distances_handed_in_for_similarities_are_told(world, key_files, tmp_path, capsys):
     key, blind, names = key_files
     scores = scores_of(world, 0.3)
-    right = write(tmp_path / "similarities.csv", *lines_of(world, scores))
-    wrong = write(tmp_path / "distances.csv", *lines_of(world, 1 - scores))
+    right, wrong = tmp_path / "similarities.csv", tmp_path / "distances.csv"
+    for path, written in ((right, scores), (wrong, 1 - scores)):
+        path.write_text("\n".join(lines_of(world, written)))
     words = "larger score must mean more alike"
     code, out, _ = script(leaderboard, capsys, key, right, wrong, "--check")
     told = {line.split(",")[0]: words in line for line in out.splitlines() if "in order:" in line}
@@ -298,5 +299,5 @@ def test_distances_handed_in_for_similarities_are_told(world, key_files, tmp_pat
 
 def test_names_in_a_submission_may_be_written_in_another_way(world, key_files, tmp_path):
     lines = [line.replace(",", ",./") for line in lines_of(world, scores_of(world, 0.3))]
-    checked = check_submission(write(tmp_path / "dots.csv", *lines), Key.of_blind(key_files[1]))
-    assert not checked.problems
+    (tmp_path / "dots.csv").write_text("\n".join(lines))
+    assert not check_submission(tmp_path / "dots.csv", Key.of_blind(key_files[1])).problems

@@ -105,7 +105,7 @@ def test_the_readmes_example_of_a_model_and_a_loss_trains(data_directory, tmp_pa
 
     class Lab:
         def config(self, stage, **changes):
-            return replace(config, run_dir=str(tmp_path / "cell"), **changes)
+            return replace(config, **changes | dict(run_dir=str(tmp_path / "cell")))
 
     cells = {"lab": Lab(), "__name__": "__main__"}
     exec(example, cells)

@@ -118,7 +118,7 @@ def _deal(owner: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray
 
 
 class TrainingImages(Dataset):
-    """Decodes and crops the images of a batch; with `mirror`, flips every other one."""
+    """Decodes and crops the images of a batch; with `mirror`, flips each with probability 0.5."""
 
     def __init__(self, folder: FaceFolder, image_size: int, mirror: bool):
         self.folder, self.image_size, self.mirror = folder, image_size, mirror
