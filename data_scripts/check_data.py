@@ -142,7 +142,7 @@ def _check_images(report: Report, job: Job, name: str, folder: FaceFolder, m: Me
         ],
     )
     if folder.note:
-        report.notes.append(folder.note)
+        report.notes.append(folder.note.replace(str(folder.root), name, 1))
     single = 0 if name == "pretrain" else (counts == 1).sum()
     for many, what in (
         ((shorter < SMALL).sum(), f"images are smaller than {SMALL} pixels"),

@@ -112,7 +112,7 @@ def test_oddities_are_notes_and_hostile_names_stay_text(own, capsys):
     (folder / "readme.txt").write_text("x")
     told = summary(check_data, capsys, own)
     notes = " ".join(told["notes"])
-    for note in ("smaller than 64", "far from square", "one image and no target", "are no images"):
+    for note in ("smaller than 64", "far from square", "one image and no target", "passed over"):
         assert f"train: 1 {note}" in notes or note in notes
     page = (own / "data_card.html").read_text(encoding="utf-8")
     assert "<img src=x" not in page and "&lt;img src=x" in page

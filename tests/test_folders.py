@@ -242,7 +242,7 @@ def test_vggface2s_table_and_another_unicode_form_of_a_name_are_understood(tmp_p
         (b"", "line 1: the first line must name the columns identity"),
         (b"person,name\na,A\n", "line 1: .*found person, name"),
         (b"identity,name\na,A\nb,B,C\n", "line 3: more cells"),
-        (b"identity,name\na,A\nb,Ren\xe9e\n", "line 3: not UTF-8"),
+        (b"identity,name\na,A\nb,Ren\xe9e\n", "line 3: text of unknown encoding"),
         (b'identity,name\na,A\nb,"B\n', "line 3: unexpected end"),
     ],
 )

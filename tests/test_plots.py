@@ -175,7 +175,14 @@ def test_no_title_and_no_name_is_cut_at_the_edge(systems, faces):
     grid = plots.image_grid(
         [np.zeros((8, 8, 3), np.uint8)] * 3, 3, ["한" * 12, "w" * 16, "ㄱ b" * 9]
     )
-    for figure in (det, grid):
+    star = SimpleNamespace(identity=0, name="S", similarity=0.7, image=None)
+    gallery = SimpleNamespace(
+        note="rendered " * 9, thumbnail=lambda i, image: Image.new("RGB", (9, 9))
+    )
+    sheet = plots.lookalike_sheet(
+        Image.new("RGB", (9, 9)), [star], gallery, "a stranger finds " * 9
+    )
+    for figure in (det, grid, sheet):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         whole = figure.get_tightbbox(canvas.get_renderer())

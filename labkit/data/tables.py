@@ -20,7 +20,7 @@ def parse_table(data: bytes) -> list[tuple[int, list[str]]]:
         text, bad, _ = data.decode("cp949", "replace").partition("\ufffd")
         if bad:
             line = text.count("\n") + 1
-            raise ValueError(f"line {line}: not UTF-8; save it as CSV UTF-8") from None
+            raise ValueError(f"line {line}: text of unknown encoding; save it as UTF-8") from None
     lines = list(io.StringIO(text, newline=""))
     separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)

@@ -6,6 +6,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib
 import numpy as np
@@ -180,6 +181,6 @@ def lookalike_sheet(face: Image.Image, matches, gallery, sentence: str = "") -> 
         axes.set_title(f"{rank}. {text(match.name, 20)}", fontsize=11, loc="center")
         axes.set_xlabel(f"similarity {match.similarity:.3f}", fontsize=9)
     figure.suptitle("Your look-alikes among the stars", fontsize=13)
-    notes = [*sentence.split("; "), gallery.note]
-    figure.supxlabel("\n".join(filter(None, notes)), fontsize=9, color="#6b7280")
+    notes = [line for s in (sentence, gallery.note) for line in wrap(s, 32 * (len(matches) + 1))]
+    figure.supxlabel("\n".join(notes), fontsize=9, color="#6b7280")
     return figure
