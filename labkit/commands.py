@@ -23,9 +23,9 @@ Answer = tuple[dict, str]
 
 
 def _left_out(names: list[str], why: str) -> str:
-    """A line that lists what was left out, the first five of them; nothing for nothing."""
-    shown = [*(printable(name, 200) for name in names[:5]), *["…"] * (len(names) > 5)]
-    return f"\n  left out, {len(names):,} {why}: {', '.join(shown)}" if names else ""
+    """A line that lists what was left out; nothing for nothing."""
+    listed = printable(", ".join(names), 200)
+    return f"\n  left out, {len(names):,} {why}: {listed}" if names else ""
 
 
 def scanned(path: str) -> FaceFolder:
@@ -43,9 +43,8 @@ def synth(args: Namespace) -> Answer:
     names = ("population", "identities", "images", "size", "seed", "landmarks")
     settings = {name: getattr(args, name) for name in names}
     made = make_dataset(args.out, device=str(best_device(args.device)), **settings)
-    photos, people = len(FaceFolder.scan(made)), args.identities
-    result = dict(out=args.out, identities=people, images=photos)
-    return result, f"{photos:,} photos of {people:,} rendered people: {args.out}"
+    result = dict(out=args.out, identities=args.identities, images=len(FaceFolder.scan(made)))
+    return result, "{images:,} photos of {identities:,} rendered people: {out}".format(**result)
 
 
 def pairs(args: Namespace) -> Answer:
@@ -112,10 +111,9 @@ def _evaluate(embedder, file, root, output, flip=False, report=None, compare=())
         if not output:
             raise UserError(f"{file} is a blind list: give --output FILE for its scores")
         return dict(output=output, pairs=len(listed)), f"{len(listed):,} pairs scored: {output}"
-    measure = VerificationReport.from_scores
-    measured = measure(scores, listed, name=Path(file).stem)
+    measured = VerificationReport(scores, listed, name=Path(file).stem)
     if report:
-        others = [measure(theirs, listed, name=name) for name, theirs in compared.items()]
+        others = [VerificationReport(theirs, listed, name) for name, theirs in compared.items()]
         save_report([measured], report, root=root, others=others)
     return dict(measured.to_dict(), output=output), measured.summary()
 
@@ -127,8 +125,7 @@ def score(args: Namespace) -> Answer:
         scored = scored.with_labels(PairList.read(args.labels))
     if scored.pairs.labels is None:
         raise UserError(f"{args.score_file} has no labels: give --labels FILE, the labelled list")
-    name = Path(args.score_file).stem
-    report = VerificationReport.from_scores(scored.scores, scored.pairs, name=name)
+    report = VerificationReport(scored.scores, scored.pairs, Path(args.score_file).stem)
     return report.to_dict(), report.summary()
 
 
@@ -136,28 +133,24 @@ def embed(args: Namespace) -> Answer:
     """Embed a folder of images into an .npz file."""
     from labkit.crop import crop_face, find_faces, read_photo
 
-    embedder = Embedder(args.weights, device=args.device)
-    folder, unreadable, faceless = scanned(args.folder), [], []
+    embedder, folder = Embedder(args.weights, device=args.device), scanned(args.folder)
+    paths = [folder.path(i) for i in range(len(folder))]
+    unreadable, faceless = [], []
 
-    def crops():
-        for i in progress(range(len(folder)), desc="finding faces", unit="photo"):
+    def faces():
+        for i, path in enumerate(progress(paths, desc="finding faces", unit="photo")):
             try:
-                photo = read_photo(folder.path(i))
+                if found := find_faces(photo := read_photo(path)):
+                    yield crop_face(photo, found[0])
+                else:
+                    faceless.append(i)
             except UserError:
                 unreadable.append(i)
-                continue
-            if found := find_faces(photo):
-                yield crop_face(photo, found[0])
-            else:
-                faceless.append(i)
 
-    if args.detect:
-        embeddings = embedder(crops())
-    else:
-        embeddings = embedder.files([folder.path(i) for i in range(len(folder))], unreadable)
+    embeddings = embedder(faces()) if args.detect else embedder.files(paths, unreadable)
     skipped, without_face = ([folder.name(i) for i in sorted(n)] for n in (unreadable, faceless))
     folder.check_skipped(skipped)
-    kept = sorted({*range(len(folder))}.difference(unreadable, faceless))
+    kept = np.delete(np.arange(len(folder)), unreadable + faceless)
     with atomic_path(args.out) as temporary, open(temporary, "wb") as file:
         np.savez(file, files=np.array([folder.name(i) for i in kept]), embeddings=embeddings)
     result = dict(out=args.out, images=len(kept), skipped=skipped, without_face=without_face)
@@ -193,26 +186,27 @@ def lookalike(args: Namespace) -> Answer:
     known = Gallery.load(args.gallery)
     embedder = Embedder(args.weights or known.weights_path, device=args.device)
     known.check(embedder)
-    answers, lines, problems, sheets = [], [], {}, set()
+    answers, lines, problems = [], [], {}
+
+    def choose(path: str) -> tuple:
+        """The chosen face, its box, how many there are, and whether the detector sees this one."""
+        photo = read_photo(path)
+        if args.box:
+            return crop_face(photo, args.box), args.box, 0, shows_face(photo, args.box)
+        faces = find_faces(photo) or [largest_face(photo, name=path)]
+        if args.face > len(faces):
+            raise UserError(f"{path} shows {len(faces)} face(s), so there is no --face {args.face}")
+        box = faces[args.face - 1].box
+        return crop_face(photo, box), box, len(faces), True
+
     for path in args.photos:
         try:
-            photo = read_photo(path)
-            faces = [] if args.box else find_faces(photo) or [largest_face(photo, name=path)]
-            count = len(faces)
-            if not args.box and args.face > count:
-                raise UserError(f"{path} shows {count} face(s), so there is no --face {args.face}")
-            box = args.box or faces[args.face - 1].box
-            face = crop_face(photo, box)
+            face, box, count, is_face = choose(path)
         except UserError as error:
             problems[path] = str(error)
             continue
         matches = known.search(embedder([face])[0], args.k)
         found = [asdict(match) for match in matches]
-        is_face = not args.box or shows_face(photo, box)
-        answers.append(dict(photo=path, faces=count, box=box, is_face=is_face, matches=found))
-        others = "(--face N for another, --box for one not found)"
-        lines.append(path + f": face {args.face} of {count} {others}" * (count > 1))
-        lines += [f"  {match.similarity:6.3f}  {match.name}" for match in matches]
         sentence = "" if is_face else "No face was found in this box."
         if is_face and (meaning := known.calibration):
             for match in found:
@@ -222,23 +216,26 @@ def lookalike(args: Namespace) -> Answer:
                 match["strangers_measured"] = meaning.measured(len(known))
             described = meaning.describe(matches[0].similarity, len(known))
             sentence = f"{matches[0].name}: {described}"
-        lines += [f"  {sentence}"] if sentence else []
+        others = f": face {args.face} of {count} (--face N for another, --box for one not found)"
+        lines.append(path + others * (count > 1))
+        lines += [f"  {match.similarity:6.3f}  {match.name}" for match in matches]
+        lines += [sentence and f"  {sentence}"]
+        answer = dict(photo=path, faces=count, box=box, is_face=is_face, matches=found)
         if args.sheet:
             sheet = Path(args.sheet)
             if len(args.photos) > 1:
                 sheet = sheet.with_stem(f"{sheet.stem}-{Path(path).stem}")
-            while str(sheet).lower() in sheets:  # two photos of one name
+            while str(sheet) in (other["sheet"] for other in answers):  # two photos of one name
                 sheet = sheet.with_stem(f"{sheet.stem}-2")
-            sheets.add(str(sheet).lower())
-            answers[-1]["sheet"] = str(sheet)
+            answer["sheet"] = str(sheet)
             with atomic_path(sheet) as temporary:
                 lookalike_sheet(face, matches, known, sentence).savefig(temporary, dpi=150)
+        answers.append(answer)
     if not answers:
         raise UserError("; ".join(problems.values()))
     lines += [f"left out: {problem}" for problem in problems.values()]
-    lines += [known.note] if known.note else []
     result = dict(photos=answers, skipped=[*problems], problems=[*problems.values()])
-    return dict(result, note=known.note), "\n".join(lines)
+    return dict(result, note=known.note), "\n".join(filter(None, [*lines, known.note]))
 
 
 def facemap(args: Namespace) -> Answer:

@@ -76,19 +76,18 @@ class Embedder:
             images = images.cpu().numpy()
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[3] != 3:
             images = images.transpose(0, 2, 3, 1)
-        rows = self._embed(map(self._crop, images))
-        check_embeddings(rows, [f"image {i + 1}" for i in range(len(rows))])
-        return rows
+        return self._embed((f"image {i}", self._crop(x)) for i, x in enumerate(images, 1))
 
     def files(self, paths: Sequence[str | Path], skipped: list | None = None) -> np.ndarray:
         """Return the same for image files, decoded by threads; UserError names one of no use.
 
         With a list as `skipped`, the indices of unreadable files come into it; they have no row.
         """
+        min_size = round(self.image_size * 256 / 224)
 
-        def read(i: int) -> np.ndarray | None:
+        def read(i: int) -> tuple[str | Path, np.ndarray] | None:
             try:
-                return self._read(paths[i])
+                return paths[i], self._crop(decode_pixels(paths[i], min_size=min_size))
             except UserError:
                 if skipped is None:
                     raise
@@ -97,20 +96,20 @@ class Embedder:
         bar = progress(total=len(paths), desc="embedding", unit="image", quiet=self.quiet)
         keep_freed_memory(self.device)
         with ThreadPoolExecutor(min(8, cpu_count())) as threads, bar:
-            pixels = map_ahead(threads, read, range(len(paths)), 4 * self.batch_size)
-            rows = self._embed((image for image in pixels if image is not None), bar.update)
-        missing = set(skipped or ())
-        check_embeddings(rows, [path for i, path in enumerate(paths) if i not in missing])
-        return rows
+            images = map_ahead(threads, read, range(len(paths)), 4 * self.batch_size)
+            return self._embed(filter(None, images), bar.update)
 
-    def _embed(self, pixels: Iterator[np.ndarray], done=lambda count: None) -> np.ndarray:
+    def _embed(self, images: Iterator[tuple], done=lambda count: None) -> np.ndarray:
+        """The embeddings of (name, pixels), in batches."""
         parts = [np.zeros((0, self.embedding_size), np.float32)]
         half = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
-        while batch := list(islice(pixels, self.batch_size)):
-            images = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
+        while batch := list(islice(images, self.batch_size)):
+            names, pixels = zip(*batch)
+            inputs = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
             with torch.inference_mode(), half:
-                rows = F.normalize(self.model(normalize(images, self.input_spec)).float())
+                rows = F.normalize(self.model(normalize(inputs, self.input_spec)).float())
             parts.append(rows.cpu().numpy())
+            check_embeddings(parts[-1], names)
             done(len(batch))
         return np.concatenate(parts)
 
@@ -120,13 +119,10 @@ class Embedder:
             raise UserError(f"an image must be uint8 (h, w, 3), got {array.dtype} {array.shape}")
         return np.asarray(centre_crop(Image.fromarray(array), self.image_size))
 
-    def _read(self, path: str | Path) -> np.ndarray:
-        return self._crop(decode_pixels(path, min_size=round(self.image_size * 256 / 224)))
-
 
 def check_embeddings(embeddings: np.ndarray, names: Sequence) -> None:
     """Raise UserError that names the first image whose embedding (d,) is zero or not finite."""
     lengths = np.linalg.norm(np.asarray(embeddings, np.float32), axis=1)
-    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
     if len(bad):
         raise UserError(f"the embedding of {names[bad[0]]} is zero or not finite ({len(bad)} are)")

@@ -40,8 +40,8 @@ def test_made_pairs_repeat_by_seed(faces):
 
 def test_files_that_target_pairs_join_are_one_person():
     pairs = PairList.from_names("acdbx", "bdexy", [1, 1, 1, 0, 0])  # a-b, c-d, d-e; not b-x, x-y
-    first = [pairs.files[i] for i in pairs.joined_files()]
-    assert dict(zip(pairs.files, first)) == dict(a="a", b="a", c="c", d="c", e="c", x="x", y="y")
+    of_file, how = pairs.people
+    assert pairs.files == [*"abcdexy"] and of_file == [*"aacccxy"] and how == "the target pairs"
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,11 @@ imposter pair. A blind list lacks the label. Tabs, semicolons or spaces may stan
 in VoxCeleb's lists, and LFW's `pairs.txt` is read as it is.
 """
 
-import csv
-import io
 import os
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -19,25 +18,22 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder
-from labkit.utils import UserError, printable, reason, write_csv
+from labkit.data.tables import read_rows
+from labkit.utils import UserError, printable, write_csv
 
 MAX_BAD_LINES_SHOWN = 20
 normal_name = posixpath.normpath  # as a folder's listing has it: `./a//1.jpg` is `a/1.jpg`
-SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "spaces"}
 
 
+@dataclass(eq=False)
 class PairList:
-    """Pairs of images to compare.
+    """Pairs of images to compare."""
 
-    files: names of the images, unique and sorted, relative to the test folder. left, right:
-    int64 (n,), the two images of each pair as indices into `files`. labels: int8 (n,), 1 for a
-    target pair and 0 for an imposter; None in a blind list. folds: int64 (n,), from 0, of LFW's
-    lists; None in others.
-    """
-
-    def __init__(self, files, left: np.ndarray, right: np.ndarray, labels=None, folds=None):
-        self.files, self.left, self.right, self.labels = files, left, right, labels
-        self.folds = folds
+    files: list[str]  # names of the images, unique and sorted, relative to the test folder
+    left: np.ndarray  # int64 (n,), the first image of each pair as an index into `files`
+    right: np.ndarray  # int64 (n,), the second one
+    labels: np.ndarray | None = None  # int8 (n,), 1 for a target pair, 0 for an imposter
+    folds: np.ndarray | None = None  # int64 (n,), from 0, in LFW's lists alone
 
     @classmethod
     def from_names(cls, left: Sequence[str], right: Sequence[str], labels=None, folds=None):
@@ -50,13 +46,17 @@ class PairList:
     @classmethod
     def read(cls, path: str | Path, root: str | Path | None = None) -> "PairList":
         """Read a labelled or blind list of files below `root`; UserError names the bad lines."""
-        rows = read_csv_rows(path, "pair list", (2, 3))
-        first = rows[0][1] if rows else []
-        lfw = len(first) <= 2 and all(column.isdecimal() for column in first)
-        if not rows[lfw:]:
+        rows, folds = read_columns(path, "pair list", (2, 3)), None
+        lfw = bool(rows) and all(column.isdecimal() for column in rows[0][1])
+        header = rows.pop(0)[1] if lfw else []
+        if not rows:
             raise UserError(f"{path} holds no pairs")
-        folds = _lfw_folds(path, first, len(rows) - 1) if lfw else None
-        blind = len(first) == 2 and not lfw
+        if lfw:
+            count, each = [1, *map(int, header)][-2:]  # of folds; of pairs of each kind in one
+            if len(rows) != (expected := 2 * count * each):
+                raise UserError(f"{path} has {len(rows):,} pairs, by its first line {expected:,}")
+            folds = np.arange(len(rows)) // (2 * each)
+        blind = len(rows[0][1]) == 2
         columns = "two columns (file, file)" if blind else "three columns (label, file, file)"
         exists = cache(lambda name: root is None or os.path.isfile(os.path.join(root, name)))
 
@@ -69,15 +69,18 @@ class PairList:
                 raise ValueError(f"{printable(missing[0], 80)} is not in {root}")
             return pair
 
-        left, right, labels = zip(*parse_pairs(path, rows[lfw:], parse))
+        left, right, labels = zip(*parse_pairs(path, rows, parse))
         return cls.from_names(left, right, None if blind else labels, folds)
+
+    def rows(self) -> Iterator[tuple]:
+        """Yield ([label,] left, right) of each pair, as the lines of a list have it."""
+        for i in range(len(self)):
+            label = () if self.labels is None else (int(self.labels[i]),)
+            yield *label, *self.name_pair(i)
 
     def write(self, path: str | Path) -> None:
         """Write the list as CSV, whole or not at all."""
-        rows = map(self.name_pair, range(len(self)))
-        if self.labels is not None:
-            rows = ((label, *names) for label, names in zip(self.labels.tolist(), rows))
-        write_csv(path, rows)
+        write_csv(path, self.rows())
 
     def __len__(self) -> int:
         return len(self.left)
@@ -86,54 +89,39 @@ class PairList:
         """Return the two file names of pair i."""
         return self.files[self.left[i]], self.files[self.right[i]]
 
-    def file_identities(self) -> list[str]:
-        """Return the identity of each file, the first folder of its name."""
-        return [name.split("/", 1)[0] for name in self.files]
-
     def identities(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the identities of the left and the right images, str (n,) each."""
-        of_file = np.array(self.file_identities())
+        """Return the first folders of the left and the right names, str (n,) each."""
+        of_file = np.array([name.split("/")[0] for name in self.files])
         return of_file[self.left], of_file[self.right]
 
     @cached_property
     def people(self) -> tuple[list[str], str]:
-        """The person of each file, and what tells who is who: "the folders of the images", or so.
+        """The person of each file of a labelled list, and what tells who is who, in words.
 
-        It is the first folder of the name or, where that contradicts a label, another folder, the
-        file's name less its number, or the first of the files that target pairs join. Raises
-        UserError where all of these contradict labels.
+        That is the first of folders, names and target pairs that agrees with all labels; UserError
+        if none does.
         """
-        if self.labels is None:
-            return self.file_identities(), "the folders of the images"
-
-        def guesses():
-            parts = [name.split("/") for name in self.files]
-            depth = min(map(len, parts)) - 1
-            for level in [*range(depth), -2] if depth else []:
-                yield [part[level] for part in parts], "the folders of the images"
-            number = re.compile(r"[\W_]*\d+(\.\w+)?$")
-            yield [number.sub("", part[-1]) for part in parts], "the names of the images"
-            yield [self.files[i] for i in self.joined_files()], "the target pairs"
-
-        for of_file, told_by in guesses():
-            if not len(wrong := self.contradictions(of_file)):
-                return of_file, told_by
-        bad = self.contradictions(self.file_identities())
-        one, two = (" and ".join(map(printable, self.name_pair(i))) for i in (bad[0], wrong[0]))
-        why = f"folders contradict {len(bad):,} labels, first that of {one}"
-        raise UserError(f"cannot tell who is who: {why}, and target pairs join imposters, {two}")
+        parts = [name.split("/") for name in self.files]
+        levels, number = range(min(map(len, parts)) - 1), re.compile(r"[\W_]*\d+(\.\w+)?$")
+        same, n = self.labels == 1, len(self.files)
+        graph = coo_array((self.labels[same], (self.left[same], self.right[same])), shape=(n, n))
+        group = connected_components(graph, directed=False)[1]
+        first = np.unique(group, return_index=True)[1][group]
+        guesses = [([part[k] for part in parts], "the folders of the images") for k in levels]
+        guesses += [([number.sub("", part[-1]) for part in parts], "the names of the images")]
+        guesses += [([self.files[i] for i in first], "the target pairs")]
+        wrong = [self.contradictions(of_file) for of_file, _ in guesses]
+        for guess, bad in zip(guesses, wrong):
+            if not len(bad):
+                return guess
+        a, b = map(printable, self.name_pair(wrong[0][0]))
+        what = f"folders or names contradict {len(wrong[0]):,} labels, first that of {a} and {b}"
+        raise UserError(f"cannot tell who is who: {what}; target pairs contradict others")
 
     def contradictions(self, of_file: Sequence[str]) -> np.ndarray:
         """Return the indices of the pairs whose label contradicts the persons of the files."""
         who = np.unique(of_file, return_inverse=True)[1]
         return np.flatnonzero((who[self.left] == who[self.right]) != (self.labels == 1))
-
-    def joined_files(self) -> np.ndarray:
-        """Return for each file the first one of its person, by the target pairs: int64 (files,)."""
-        pairs, n = self.labels == 1, len(self.files)
-        graph = coo_array((self.labels[pairs], (self.left[pairs], self.right[pairs])), shape=(n, n))
-        group = connected_components(graph, directed=False)[1]
-        return np.unique(group, return_index=True)[1][group]
 
     def check_labels(self, path: str | Path) -> None:
         """Raise UserError that names `path` unless there are both target and imposter pairs."""
@@ -143,49 +131,28 @@ class PairList:
             raise UserError(f"{path} needs both target and imposter pairs")
 
 
-def read_csv_rows(path: str | Path, kind: str, widths: Sequence[int]) -> list:
-    """Return (line number, columns without outer spaces) of the lines that are not empty.
+def read_columns(path: str | Path, kind: str, widths: Sequence[int]) -> list[tuple]:
+    """Return (line number, columns) of each line; spaces may separate the columns too.
 
-    Of the `SEPARATORS`, the one in most lines is taken. Raises UserError for a file that is
-    unreadable, or without a line of as many columns as `widths` allows.
+    Raises UserError for a file that is unreadable or has no line of one of the `widths`.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            text = file.read()
-        lines = text.split("\n", 1000)[:1000]
-        mark = max(SEPARATORS, key=lambda mark: sum(mark in line.strip() for line in lines))
-        if mark == " ":  # one or more of them
-            text = re.sub(r" *([ \r\n]) *", r"\1", text.strip(" "))
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
-        rows = [(reader.line_num, [text.strip() for text in row]) for row in reader if row]
-    except OSError as error:
-        raise UserError(f"cannot read the {kind} {path}: {reason(error)}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a UTF-8 CSV file: {error}") from None
+    rows = read_rows(path, f"the {kind}")
+    rows = [(line, row[0].split() if len(row) == 1 else row) for line, row in rows]
     if rows and not any(len(row) in widths for _, row in rows):
-        told = f"no line has {' or '.join(map(str, widths))} columns with {SEPARATORS[mark]}"
-        raise UserError(f"{path}: {told} between them; separate them by commas, tabs or spaces")
+        told = f"{path}: no line has {' or '.join(map(str, widths))} columns"
+        raise UserError(f"{told}; separate them by commas, tabs or spaces")
     return rows
-
-
-def _lfw_folds(path: str | Path, header: list[str], pairs: int) -> np.ndarray:
-    """The fold of each pair, int64 (pairs,); the header is [folds,] pairs of a kind in each."""
-    folds, each = [1, *map(int, header)][-2:]
-    if pairs != 2 * folds * each:
-        raise UserError(f"{path} has {pairs:,} pairs, by its first line {2 * folds * each:,}")
-    return np.arange(pairs) // (2 * each)
 
 
 def _lfw_pair(row: list[str], exists: Callable) -> list[str]:
     """[label, left, right] of LFW's `name 1 2` (a target pair) or `name 1 other 2`."""
-    name, number, *other, second = row if len(row) in (3, 4) else [""] * 3
-    if not (number + second).isdecimal():
-        raise ValueError(f"expected `name 1 2` or `name 1 other 2`, found {len(row)} columns")
-    label, files = "0" if other else "1", []
-    for person, k in ((name, number), (*(other or [name]), second)):
-        photo = f"{person}/{person}_{int(k):04d}"
-        found = (photo + ending for ending in IMAGE_EXTENSIONS if exists(photo + ending))
-        files.append(next(found, f"{photo}.jpg"))
+    if len(row) not in (3, 4) or not (row[1] + row[-1]).isdecimal():
+        raise ValueError("expected `name 1 2` or `name 1 other 2`")
+    label, files = "1" if len(row) == 3 else "0", []
+    for person, number in ((row[0], row[1]), (row[0 if label == "1" else 2], row[-1])):
+        photo = f"{person}/{person}_{int(number):04d}"
+        endings = (end for end in (".jpg", *IMAGE_EXTENSIONS) if exists(photo + end))
+        files.append(photo + next(endings, ".jpg"))
     return [label, *files]
 
 
@@ -195,13 +162,11 @@ def parse_pairs(path: str | Path, rows: list[tuple[int, list[str]]], parse: Call
     Raises UserError that lists the rows for which `parse` raised ValueError, and those whose pair
     came before, in this or the other order.
     """
-    problems, parsed = [], []
-    seen: dict[tuple[str, ...], tuple[int, int]] = {}
+    problems, parsed, seen = [], [], {}
     for line, row in rows:
         try:
-            values = left, right, label, *_ = parse(row)
-            pair = (left, right) if left < right else (right, left)
-            earlier, other = seen.setdefault(pair, (line, label))
+            left, right, label, *_ = values = parse(row)
+            earlier, other = seen.setdefault(frozenset((left, right)), (line, label))
             if earlier != line:
                 kind = "already" if other == label else "with the other label"
                 raise ValueError(f"this pair is {kind} on line {earlier}")
@@ -218,11 +183,10 @@ def parse_pair(row: list[str]) -> tuple[str, str, int]:
     *label, left, right = row
     if label and label[0] not in ("0", "1"):
         raise ValueError(f"the label must be 1 or 0, found '{printable(label[0])}'")
-    for name in (left, right):
-        bad = name[:1] == "/" or ".." in name.split("/") or "\\" in name or "\0" in name
-        if bad or normal_name(name) == ".":
-            raise ValueError(f"'{printable(name)}' is not a path inside the test folder")
     left, right = normal_name(left), normal_name(right)
+    for name in (left, right):
+        if re.search(r"^/|^\.\.?(/|$)|[\\\0]", name):
+            raise ValueError(f"'{printable(name)}' is not a path inside the test folder")
     if left == right:
         raise ValueError(f"{printable(left)} is compared with itself")
     return left, right, int(label[0]) if label else 0

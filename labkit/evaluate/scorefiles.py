@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from labkit.data import PairList
-from labkit.data.pairs import parse_pair, parse_pairs, read_csv_rows
+from labkit.data.pairs import parse_pair, parse_pairs, read_columns
 from labkit.utils import UserError, printable, write_csv
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-LONGEST_NUMBER = 40  # characters of a score
 
 
 @dataclass
@@ -59,22 +58,17 @@ def write_scores(path: str | Path, scores: np.ndarray, pairs: PairList) -> None:
     scores = np.asarray(scores)
     if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
         raise UserError(f"{path} needs a finite score for each of the {len(pairs)} pairs")
-
-    def row(i: int) -> tuple:
-        label = () if pairs.labels is None else (int(pairs.labels[i]),)
-        return (f"{scores[i]:.9g}", *label, *pairs.name_pair(i))
-
-    write_csv(path, map(row, range(len(pairs))))
+    rows = zip(scores.tolist(), pairs.rows())
+    write_csv(path, ((f"{score:.9g}", *row) for score, row in rows))
 
 
 def read_scores(path: str | Path) -> ScoreFile:
     """Read a labelled or blind score file.
 
-    Raises UserError that names the file and its bad lines (the first 20): a wrong number of
-    columns, a score that is not a finite number, a label other than 1 and 0, a name that leaves
-    the folder, an image compared with itself, a pair that came before.
+    Raises UserError that names the file and its bad lines (the first 20), such as a score that is
+    not a finite number or a pair that came before.
     """
-    rows = read_csv_rows(path, "score file", (3, 4))
+    rows = read_columns(path, "score file", (3, 4))
     if not rows:
         raise UserError(f"{path} holds no scores")
     columns = next((len(row) for _, row in rows if len(row) in (3, 4)), 4)
@@ -84,7 +78,7 @@ def read_scores(path: str | Path) -> ScoreFile:
         if len(row) != columns:
             raise ValueError(f"expected {expected}, found {len(row)}")
         score, *pair = row
-        if not NUMBER.fullmatch(score) or len(score) > LONGEST_NUMBER or np.isinf(float(score)):
+        if not NUMBER.fullmatch(score) or np.isinf(float(score)):
             raise ValueError(f"the score must be a finite number, found '{printable(score)}'")
         return *parse_pair(pair), float(score)
 

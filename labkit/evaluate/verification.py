@@ -70,12 +70,9 @@ class IdentityErrors:
     def __init__(self, scores: np.ndarray, pairs: PairList):
         self.names, left, right = identities_of(pairs)
         self.eer = np.full(len(self.names), np.nan)
-        who = np.concatenate([left, right])
-        order = np.argsort(who, kind="stable") % len(pairs)
-        counts = np.bincount(who, minlength=len(self.names))
-        for k, own in enumerate(np.split(order, np.cumsum(counts)[:-1])):
-            own = np.unique(own)  # pairs of one person come twice
-            if 0 < pairs.labels[own].sum() < len(own):
+        for k in range(len(self.names)):
+            own = (left == k) | (right == k)
+            if 0 < pairs.labels[own].sum() < own.sum():
                 self.eer[k] = metrics.eer(scores[own], pairs.labels[own])
 
     def hardest(self, count: int = 20) -> np.ndarray:
