@@ -93,11 +93,12 @@ def _decode_jpeg(data: bytes, min_size: int | None) -> np.ndarray:
     header = data[: data.find(b"\xff\xdb")]  # before the first table of the picture
     _, mark, exif = header.partition(b"Exif\0\0")
     if mark or b"tiff:Orientation" in header:
-        image = Image.fromarray(pixels)
-        image.info = dict(exif=exif, xmp=header)
+        about = Image.Image()
+        about.info = dict(exif=exif, xmp=header)
         with suppress(*DAMAGED, TypeError):  # a damaged EXIF block
-            if image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
-                image.info = {}  # read now, and not to be written again
+            if (turn := about.getexif().get(ExifTags.Base.Orientation, 1)) > 1:
+                image = Image.fromarray(pixels)
+                image.getexif()[ExifTags.Base.Orientation] = turn
                 return np.array(ImageOps.exif_transpose(image))
     return pixels
 
