@@ -8,6 +8,7 @@ import sys
 import matplotlib.colors
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from labkit.facemap import (
@@ -229,3 +230,13 @@ def test_the_nearest_faces_in_the_page_are_those_of_the_embedding(tmp_path):
         assert i not in faces[i] and len(set(faces[i])) == 12
         assert np.allclose(alike[i], np.sort(truth[i])[::-1][:12], atol=2e-5)
         assert np.allclose(truth[i][faces[i]], alike[i], atol=2e-5)
+
+
+def test_a_layout_leaves_the_threads_of_pytorch_as_they_were():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        layout(np.random.default_rng(0).normal(size=(30, 8)), "umap")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)

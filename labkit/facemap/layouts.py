@@ -4,6 +4,7 @@ import sys
 import warnings
 
 import numpy as np
+import torch
 
 from labkit.utils import UserError, l2_normalize
 
@@ -54,7 +55,10 @@ def _umap(points: np.ndarray, seed: int) -> np.ndarray:
         own = np.arange(len(points))[:, None]  # the first neighbour of each, at distance 0
         known = np.hstack([own, others]), np.pad(1 - cosines, ((0, 0), (1, 0)))
         settings = dict(n_neighbors=k, min_dist=0.15, init="pca", metric="cosine")
-        return UMAP(**settings, random_state=seed, precomputed_knn=known).fit_transform(points)
+        threads = torch.get_num_threads()
+        places = UMAP(**settings, random_state=seed, precomputed_knn=known).fit_transform(points)
+        torch.set_num_threads(threads)  # numba has set them to all there are
+        return places
 
 
 def nearest(points: np.ndarray, queries: np.ndarray | None, k: int):
