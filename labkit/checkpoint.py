@@ -7,12 +7,9 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from hashlib import blake2b
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from labkit.config import PATHS, TrainConfig, read_settings
+from labkit.config import PATHS, TrainConfig
 from labkit.data import FaceFolder, PairList
 from labkit.models import InputSpec, build_model
 from labkit.registry import LOSSES, MODELS, code_digest, is_built_in
@@ -59,8 +56,7 @@ def save_weights(
     """Write a network as .safetensors that can be used with nothing but its path."""
     about = dict(model=model_name, embedding_size=embedding_size, **dataclasses.asdict(input_spec))
     # A copy of each, as the format knows no tensor under two names (tied layers).
-    copied = partial(torch.clone, memory_format=torch.contiguous_format)
-    tensors = {name: copied(value.cpu()) for name, value in model.state_dict().items()}
+    tensors = {key: value.cpu().contiguous().clone() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"facelab": json.dumps(about)})
 
@@ -70,9 +66,8 @@ def load_weights(
 ) -> tuple[nn.Module, WeightsInfo]:
     """Return the network of a weights file in evaluation mode, and what the file says.
 
-    A checkpoint of another trainer, as `load_voxceleb_model` takes it, does not name its network or
-    input: the network is found, the input is the usual one. Raises UserError when the file is
-    missing, damaged, or neither of the two.
+    Takes what `load_voxceleb_model` takes too, and then assumes the usual input. Raises UserError
+    when the file is missing, damaged, or neither of the two.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -81,24 +76,20 @@ def load_weights(
         info = WeightsInfo(type(model).__name__, size, InputSpec(), path, sha256(path))
         return model.to(device), info
     tensors, about = _read_safetensors(path)
-    if about is None:
-        raise UserError(f"{path} does not say which network it holds: it is not a weights file")
     try:
         about = json.loads(about)
         spec = InputSpec(about["image_size"], tuple(about["mean"]), tuple(about["std"]))
         info = WeightsInfo(about["model"], about["embedding_size"], spec, path, sha256(path))
-        sizes = [spec.image_size, info.embedding_size]
-        in_order = {type(size) for size in sizes} == {int} and min(sizes) > 0 and min(spec.std) > 0
-        if not (in_order and np.isfinite([spec.mean, spec.std]).all() and len(spec.mean) == 3):
+        sizes = spec.image_size, info.embedding_size
+        finite = np.isfinite([spec.mean, spec.std]).reshape(2, 3).all()
+        if {*map(type, sizes)} != {int} or min(*sizes, *spec.std) <= 0 or not finite:
             raise ValueError("a size, mean or std is out of range")
     except Exception as error:  # whatever another program has put there
         why = f"what it says of itself is wrong ({short_reason(error)})"
         raise UserError(f"{path} is not a weights file of this kit: {why}") from None
     if ":" not in str(info.model) and info.model not in MODELS:
-        raise UserError(
-            f"{path} holds the network {info.model}, which is not one of the kit's: give the file "
-            "that registers it with --plugin, or run the notebook cell that does"
-        )
+        how = "give the file that registers it with --plugin, or run the notebook cell that does"
+        raise UserError(f"{path} holds the network {info.model}, none of the kit's: {how}")
     model = build_model(info.model, info.embedding_size)
     try:
         model.load_state_dict(tensors)
@@ -107,17 +98,16 @@ def load_weights(
     return model.to(device).eval(), info
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Return the tensors of a file and, when it is one of ours, what it says of itself."""
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the tensors of a file and what it says of itself: nothing when it is not ours."""
     if not path.is_file():
         raise UserError(f"the weights file {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            about = (file.metadata() or {}).get("facelab")
+            return tensors, (file.metadata() or {}).get("facelab", "{}")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable .safetensors file: {error}") from None
-    return tensors, about
 
 
 def load_initial_weights(model: nn.Module, path: str | Path) -> str:
@@ -126,19 +116,13 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> str:
     Tensors whose name and shape fit are loaded; the returned line names the others. Raises
     UserError when fewer than half of the network's tensors fit: it is another model's file.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        state, _ = _read_safetensors(path)
-    else:
-        state = _checkpoint_tensors(path)
-    own = model.state_dict()
-    state = max(_without_prefix(state, next(iter(own))), key=lambda s: len(s.keys() & own.keys()))
-    fits = [name for name in own if name in state and state[name].shape == own[name].shape]
+    path, own = Path(path), model.state_dict()
+    ours = path.suffix == ".safetensors"
+    state = _read_safetensors(path)[0] if ours else _checkpoint_tensors(path, next(iter(own)))
+    fits = {name for name in own if name in state and state[name].shape == own[name].shape}
     if 2 * len(fits) < len(own):
-        raise UserError(
-            f"{path} is a checkpoint of another model: only {len(fits)} of "
-            f"{len(own)} tensors of this network are in it"
-        )
+        found = f"only {len(fits)} of {len(own)} tensors of this network are in it"
+        raise UserError(f"{path} is a checkpoint of another model: {found}")
     model.load_state_dict({name: state[name] for name in fits}, strict=False)
     line = f"{len(fits)} tensors loaded"
     for kind, names in (
@@ -154,51 +138,33 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> str:
 def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.Module:
     """Return the network in a checkpoint of another trainer, on the CPU in eval mode.
 
-    Such a file is a PyTorch state dict, or one within a dictionary, as Lightning writes it. What
-    stands before the names of our layers does not matter (`__S__.` of the VoxCeleb trainer,
-    `module.`, `_orig_mod.`), and other tensors are left aside. Nothing in the file runs.
-    model_name: the network's name; None to find the one whose layers fit.
-
-    Raises UserError when the file is missing, is no checkpoint, would run code when loaded, or
-    holds another network.
+    Such a file is a PyTorch state dict, or a dictionary with one, as Lightning writes it. Prefixes
+    (`__S__.` of the VoxCeleb trainer, `module.`) and other tensors do not matter, and nothing in
+    the file runs. model_name: None to find the network whose layers fit. Raises UserError when the
+    file is missing, is no checkpoint, would run code when loaded, or holds another network.
     """
-    found = _without_prefix(_checkpoint_tensors(Path(path)), "fc.weight")
-    found = [w for w in found if "fc.weight" in w and w["fc.weight"].ndim == 2]
-    if not found:
+    state = _checkpoint_tensors(Path(path), "conv1.weight")
+    if "fc.weight" not in state:
         raise UserError(f"{path}: the network has no layer fc, so it is none of this kit's")
     names = [MODELS.canonical(model_name)] if model_name else MODELS.names()
-    for name, weights in product(names, found):
+    for name in names:
         with torch.device("meta"):
-            model = build_model(name, len(weights["fc.weight"]))
+            model = build_model(name, len(state["fc.weight"]))
         own = model.state_dict()
         parts = {key.partition(".")[0] for key in own}  # others, as the loss, stand beside it
-        weights = {key: weights[key] for key in weights if key.partition(".")[0] in parts}
-        differing = _shapes(own) ^ _shapes(weights)
-        if not differing:
+        weights = {key: state[key] for key in state if key.partition(".")[0] in parts}
+        shapes = [{(key, value.shape) for key, value in w.items()} for w in (own, weights)]
+        if shapes[0] == shapes[1]:
             model.load_state_dict(weights, assign=True)
             return model.eval()
     if model_name is None:
         raise UserError(f"{path}: fits none of {', '.join(names)}")
-    raise UserError(
-        f"{path}: is no {name}: layer {min(differing)[0]} is missing, one too many or of another "
-        "shape; leave the model's name out to have it found"
-    )
+    layer = min(shapes[0] ^ shapes[1])[0]
+    raise UserError(f"{path}: is no {name}: layer {layer} is missing, extra or of another shape")
 
 
-def _shapes(state: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
-    return {(key, value.shape) for key, value in state.items()}
-
-
-def _without_prefix(state: dict[str, torch.Tensor], name: str) -> list[dict[str, torch.Tensor]]:
-    """Return the networks in a state dict: for each tensor called `name`, those of its prefix."""
-    prefixes = [key.removesuffix(name) for key in state if key.endswith(name)]
-    return [
-        {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
-        for prefix in prefixes
-    ] or [state]
-
-
-def _checkpoint_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _checkpoint_tensors(path: Path, layer: str) -> dict[str, torch.Tensor]:
+    """Return a network's tensors, without the prefix of its `layer` and a loss's (`__L__`)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about how the file was pickled
@@ -207,68 +173,52 @@ def _checkpoint_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: cannot be read: {reason(error)}") from None
     except Exception as error:  # what a damaged file makes torch.load raise has no common class
         if re.search("GLOBAL|unrecognized function|allowlisted", str(error)):
-            raise UserError(
-                f"{path}: refused, because it holds more than weights and loading it could run"
-                " code; save the state dict alone"
-            ) from None
+            why = "it holds more than weights and loading it could run code"
+            raise UserError(f"{path}: refused, because {why}; save the state dict alone") from None
         raise UserError(f"{path}: is damaged or not a PyTorch checkpoint") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no state dict but a {type(state).__name__}")
     for key in ("state_dict", "model", "state_dict_backbone", "model_state_dict"):
         state = state[key] if isinstance(state.get(key), dict) else state
-    return {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    state = {k: v for k, v in state.items() if torch.is_tensor(v) and "__L__." not in k}
+    found = [key for key in state if key.endswith(layer)]
+    prefix = min(found, key=len, default=layer).removesuffix(layer)
+    return {k.removeprefix(prefix): state[k] for k in state if k.startswith(prefix)}
 
 
-def content_digests(config: TrainConfig, listing: Path | None = None) -> dict[str, str]:
-    """Return digests of what a run is made of beside its settings: pictures, files, own code.
+def content_digests(config: TrainConfig, listing: Path) -> dict[str, str | list[str]]:
+    """Return digests of the pictures, files and own code that a run is made of, by their names.
 
-    The content counts, so that everything may move. Of pictures, the names and some of the pictures
-    do. What is not there is left out. listing: the .npz file that keeps the names of train_dir.
+    The content counts, so that everything may move; what is not there is left out. Of pictures, all
+    names count and up to 32 of the files. listing: the file that keeps the names in train_dir.
     """
     digests = {}
-
-    def faces() -> str:
-        folder = FaceFolder.scan(
-            config.train_dir, extensions=config.train_extensions, cache=listing
-        )
-        return folder.digest() + _sample([folder.path(i) for i in _spread(len(folder))])
-
-    def validation() -> str:
-        names = PairList.read(config.val_list).files
-        return _sample(Path(config.val_dir) / names[i] for i in _spread(len(names)))
-
-    for name, given, digest in (
-        ("the pictures in train_dir", True, faces),
-        ("the pictures in val_dir", config.val_list, validation),
-        ("val_list", config.val_list, lambda: sha256(config.val_list)),
-        ("initial_weights", config.initial_weights, lambda: sha256(config.initial_weights)),
-    ):
-        with suppress(OSError, UserError):
-            digests[name] = digest() if given else "none"
+    with suppress(OSError, UserError):
+        faces = FaceFolder.scan(config.train_dir, extensions=config.train_extensions, cache=listing)
+        some = [faces.path(i) for i in range(0, len(faces), len(faces) // 32 + 1)]
+        digests["the pictures in train_dir"] = [faces.digest(), *map(sha256, some)]
+    for name in ("val_list", "initial_weights"):
+        with suppress(OSError):
+            path = getattr(config, name)
+            digests[name] = sha256(path) if path else "none"
+    with suppress(OSError, UserError):
+        if config.val_list:
+            names = PairList.read(config.val_list).files
+            some = [Path(config.val_dir, name) for name in names[:: len(names) // 32 + 1]]
+            digests["the pictures in val_dir"] = [*map(sha256, some)]
+    python = "Python {}.{}".format(*sys.version_info)  # whose bytecode differs from others'
     for registry, name in ((MODELS, config.model), (LOSSES, config.loss)):
         if name in registry and not is_built_in(entry := registry.get(name)):
-            python = ".".join(map(str, sys.version_info[:2]))
-            what = f"the code of the {registry.kind} {name} (Python {python})"
-            digests[what] = code_digest(entry)
+            digests[f"the code of the {registry.kind} {name} ({python})"] = code_digest(entry)
     return digests
-
-
-def _spread(count: int) -> list[int]:
-    return np.linspace(0, count - 1, min(count, 32)).astype(int).tolist()
-
-
-def _sample(paths: Iterable[Path]) -> str:
-    return blake2b(b"".join(path.read_bytes() for path in paths), digest_size=16).hexdigest()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
     """Return the rows of a metrics.csv; an epoch without validation has val_eer None."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [
-                {name: float(value) if value else None for name, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+            rows = list(csv.DictReader(file))
+        return [{key: float(row[key]) if row[key] else None for key in row} for row in rows]
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}; has the run begun?") from None
     except (ValueError, TypeError):
@@ -279,9 +229,8 @@ def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
 class TrainingState:
     """How far a run has come and what it has measured on the way.
 
-    epoch, step: finished epochs, and finished steps of the next one. loss_sum, accuracy_sum: over
-    those steps. rows: one dictionary per epoch, as in metrics.csv. unreadable: names of images
-    that could not be decoded.
+    epoch, step: finished epochs, and finished steps of the next one, over which the sums go. rows:
+    one dictionary per epoch, as in metrics.csv. unreadable: names of images not decoded.
     """
 
     epoch: int = 0
@@ -296,12 +245,8 @@ class TrainingState:
     images: int = 0
 
     def end_epoch(self, row: dict, *, validated: bool) -> bool:
-        """Take in the row of a finished epoch; return whether none before was as good.
-
-        Without validation the last epoch counts as the best.
-        """
-        eer = row["val_eer"]
-        best = not validated
+        """Take in a finished epoch; return whether it is the best, without validation always."""
+        eer, best = row["val_eer"], not validated
         if eer is not None:
             best = self.best_val_eer is None or eer < self.best_val_eer
         if best:
@@ -340,29 +285,26 @@ class RunFolder:
     def open(self, config: TrainConfig) -> Iterator[None]:
         """Keep other runs out, and write the settings or compare them with those of the run here.
 
-        A folder without a saved state has no run yet. Paths may differ where what they lead to is
-        the same. Raises UserError that names what differs.
+        Paths may differ where the content is the same. Raises UserError that names what differs.
         """
         with folder_lock(self.path):
             for left_by_a_kill in self.path.rglob(".*.partial*"):
                 left_by_a_kill.unlink(missing_ok=True)
             content = content_digests(config, self.path / "train_scan.npz")
             if self.config_file.exists() and self.state_file.exists():
-                earlier = dataclasses.asdict(TrainConfig(**read_settings(self.config_file)))
+                earlier = TrainConfig.from_yaml(self.config_file)
                 differing = [
-                    f"{name} ({earlier.get(name)!r}, now {value!r})"
-                    for name, value in dataclasses.asdict(config).items()
-                    if name not in FREE_SETTINGS + PATHS and earlier.get(name) != value
+                    f"{name} ({was!r}, now {getattr(config, name)!r})"
+                    for name, was in vars(earlier).items()
+                    if name not in FREE_SETTINGS + PATHS and was != getattr(config, name)
                 ]
                 file = self.content_file
-                was = json.loads(file.read_text()) if file.exists() else {}
-                content = was | content
-                differing += [f"{name} (changed)" for name in was if content[name] != was[name]]
+                known = json.loads(file.read_text()) if file.exists() else {}
+                content = known | content
+                differing += [f"{name} (changed)" for name in known if content[name] != known[name]]
                 if differing:
-                    raise UserError(
-                        f"{self.path} was made with other settings: {', '.join(differing)}; "
-                        "choose another run folder, or delete this one to start over"
-                    )
+                    what = f"{self.path} was made with other settings: {', '.join(differing)}"
+                    raise UserError(f"{what}; choose another run folder, or delete this one")
             config.to_yaml(self.config_file)
             write_json(self.content_file, content)
             yield
@@ -380,30 +322,23 @@ class RunFolder:
             return None
         try:
             data = io.BytesIO(self.state_file.read_bytes())
-        except OSError as error:
-            raise UserError(f"cannot read {self.state_file}: {reason(error)}") from None
-        try:
             state = torch.load(data, map_location="cpu", weights_only=True)
             state.get("position", {}).pop("listing", None)  # of runs before content.json
             return state
-        except MemoryError:
-            raise
+        except OSError as error:
+            raise UserError(f"cannot read {self.state_file}: {reason(error)}") from None
         except Exception:  # there is no end to what PyTorch raises for a damaged file
-            whole = []
+            text = f"{self.state_file} is damaged: delete {self.path} to start over"
             for weights in (self.best, self.last):
                 with suppress(UserError):
-                    whole += [_read_safetensors(weights) and str(weights)]
-            text = f"the training state {self.state_file} is damaged"
-            text += f": delete {self.path} to start over"
-            if whole:
-                text += f", or begin another run from weights that are whole: {', '.join(whole)}"
+                    _read_safetensors(weights)
+                    text += f", or begin another run from weights that are whole: {weights}"
             raise UserError(text) from None
 
     def last_checkpoint(self) -> str:
         """Return in words where the run can go on from."""
-        if self.state_file.exists():
-            return f"the last good checkpoint is {self.state_file}"
-        return "there is no checkpoint yet"
+        there = self.state_file.exists()
+        return f"the last good checkpoint is {self.state_file}" if there else "no checkpoint yet"
 
     def result(self, state: TrainingState) -> TrainResult:
         """Return what the run has come to."""
@@ -412,9 +347,7 @@ class RunFolder:
 
     def write_metrics(self, rows: list[dict]) -> None:
         """Write metrics.csv; None becomes an empty field."""
-        table = [
-            ["" if row[name] is None else row[name] for name in METRIC_COLUMNS] for row in rows
-        ]
+        table = [[row[name] for name in METRIC_COLUMNS] for row in rows]
         write_csv(self.metrics_file, [METRIC_COLUMNS, *table])
 
     def write_tensorboard(self, row: dict) -> None:

@@ -18,8 +18,7 @@ from labkit.utils import UserError, printable, short_reason
 def check_data(faces: FaceFolder, config: TrainConfig, state: TrainingState, processes: int) -> str:
     """Check that a face folder fits the settings, and note its size in `state`.
 
-    Returns lines for people about what was passed over and identities with too few images, or
-    nothing. Raises UserError.
+    Returns lines about what was passed over and left out, or nothing. Raises UserError.
     """
     root, identities, images = faces.root, len(faces.identities), len(faces)
     if identities < 2:
@@ -65,10 +64,8 @@ def check_network_and_loss(
             embeddings = _call(network.eval(), normalize(images, spec))
         wanted = (2, config.embedding_size)
         if not isinstance(embeddings, torch.Tensor) or embeddings.shape != wanted:
-            raise UserError(
-                f"the network {config.model} must turn 2 images into a tensor of shape {wanted}, "
-                f"it gives {_in_words(embeddings)}"
-            )
+            must = f"must turn 2 images into a tensor of shape {wanted}"
+            raise UserError(f"the network {config.model} {must}, it gives {_in_words(embeddings)}")
         random = nn.functional.normalize(torch.randn(shape), dim=-1).requires_grad_()
         size = f"embeddings of shape {shape}"
         with _names_the_line(f"the loss {config.loss} does not work on {size}", config):
@@ -85,10 +82,8 @@ def check_network_and_loss(
     *gradients, back = torch.autograd.grad(outputs, [*trained, random], allow_unused=True)
     for name, numbers in (("value", value), ("gradient", back)):
         if numbers is not None and not bool(torch.isfinite(numbers).all()):
-            raise UserError(
-                f"the loss {config.loss} has a {name} that is no number, for random embeddings of "
-                f"length 1: look for a log or square root of 0, or a division by 0"
-            )
+            look = "look for a log or square root of 0, or a division by 0"
+            raise UserError(f"the loss {config.loss} has a {name} that is no number: {look}")
     return any(gradient is None for gradient in gradients)
 
 

@@ -4,7 +4,6 @@ import argparse
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -184,10 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     75 is a training run that was asked to stop and can be resumed. Any other error is a bug and
     shows its traceback. Of several training processes the first alone prints.
     """
+    home = os.path.expanduser("~/")  # which no shell puts into --out=~/run
     arguments = sys.argv[1:] if arguments is None else arguments
-    home = os.path.expanduser("~").replace("\\", r"\\")  # which no shell puts into --out=~/run
-    arguments = [re.sub(r"^(--\w+=|)~(?=/|$)", rf"\g<1>{home}", text) for text in arguments]
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args([text.replace("=~/", f"={home}") for text in arguments])
     if args.json:
         os.environ.setdefault("LABKIT_PROGRESS", "none")
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -7,9 +7,9 @@ OUT/evaluate/   OUT/lookalike/    OUT/facemap/    OUT/notebooks/
 """
 
 import ast
-import os
 import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from labkit.config import PRESETS, TrainConfig
@@ -39,8 +39,10 @@ class Lab:
             raise UserError(f"no preset '{self.preset}': choose one of {', '.join(PRESETS)}")
         if type(self.seed) is not int or self.seed < 0:
             raise UserError(f"seed must be a whole number of 0 or more, found {self.seed!r}")
-        self.settings, self.run_path = PRESETS[self.preset], _absolute(self.run_dir)
-        self.data = DataDirectory(_absolute(self.data_dir or self.folder("data")))
+        # As text, because papermill takes a folder called 2024 for a number.
+        self.run_path = Path(str(self.run_dir)).expanduser().absolute()
+        data = Path(str(self.data_dir or self.folder("data"))).expanduser().absolute()
+        self.settings, self.data = PRESETS[self.preset], DataDirectory(data)
 
     def folder(self, part: str) -> Path:
         """Return the folder of a part of the lab's results."""
@@ -60,16 +62,11 @@ class Lab:
 
     def stars(self) -> FaceFolder:
         """Return the faces of train, val and test as one folder: all the stars."""
-        return FaceFolder.union([self._scan(part) for part in ("train", "val", "test")])
-
-    def _scan(self, part: str) -> FaceFolder:
-        return self.data.scan(part, cache=self.folder("scans"))
+        scans = self.folder("scans")
+        return FaceFolder.union([self.data.scan(p, cache=scans) for p in ("train", "val", "test")])
 
     def config(self, stage: str, **changes) -> TrainConfig:
-        """Return the training settings of `pretrain` or `finetune` for this lab's folders.
-
-        Fine-tuning starts from the pretrained weights; a batch has no more people than the folder.
-        """
+        """Return the settings of `pretrain` or `finetune`, which starts from pretrained weights."""
         if stage not in ("pretrain", "finetune"):
             raise UserError(f"no training '{stage}': choose pretrain or finetune")
         part = "pretrain" if stage == "pretrain" else "train"
@@ -78,7 +75,8 @@ class Lab:
         if stage == "finetune" and "initial_weights" not in changes:
             settings["initial_weights"] = self.weights("pretrain")
         config = replace(getattr(self.settings, stage), **settings | changes)
-        faces = FaceFolder.scan(config.train_dir) if "train_dir" in changes else self._scan(part)
+        cache = None if "train_dir" in changes else self.folder("scans") / f"{part}.npz"
+        faces = FaceFolder.scan(config.train_dir, cache=cache)
         people = int((faces.counts() >= config.images_per_class).sum())
         return replace(config, batch_size=min(config.batch_size, max(people, 1)))
 
@@ -86,7 +84,7 @@ class Lab:
         """Return a file that an earlier notebook has made; UserError names that notebook."""
         path = self.folder(part) / name
         if not path.exists():
-            notebook = next(name for name in NOTEBOOKS if name.endswith(part))
+            [notebook] = [name for name in NOTEBOOKS if name.endswith(part)]
             run = f"run notebook {notebook} with run_dir {self.run_path} first"
             raise UserError(f"{path} is not there: {run}")
         return path
@@ -118,32 +116,16 @@ class Lab:
         return path
 
 
-def _absolute(path: object) -> Path:  # papermill takes a folder called 2024 for a number
-    return Path(os.path.abspath(os.path.expanduser(str(path))))
-
-
 def _check_parameters() -> None:
-    """Refuse parameters from papermill that this notebook does not have, or of another type.
-
-    They come in a cell of their own, which follows the notebook's cell with its parameters.
-    """
-    cells = getattr(sys.modules["__main__"], "In", [])
-    given = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), 0)
-    if given < 2:
-        return
-    own, injected = (_assigned(cell) for cell in (cells[given - 1], cells[given]))
-    for name, value in injected.items():
+    """Refuse parameters that papermill gives, in a cell after the notebook's, but it has not."""
+    pairs = pairwise(getattr(sys.modules["__main__"], "In", []))
+    cells = next((p for p in pairs if "preset" in p[0] and p[1].startswith("# Parameters\n")), ())
+    own, given = [
+        {line.targets[0].id: getattr(line.value, "value", None) for line in ast.parse(cell).body}
+        for cell in cells or ("", "")
+    ]
+    for name, value in given.items():
         if name not in own:
             raise UserError(f"this notebook has no parameter '{name}'{did_you_mean(name, own)}")
         if type(own[name]) is int and type(value) is not int:
             raise UserError(f"{name} must be a whole number, found {value!r}")
-
-
-def _assigned(cell: str) -> dict[str, object]:
-    """Return what a cell assigns, by name; None for a value that has to be computed."""
-    assigned = {}
-    for node in ast.parse(cell).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            literal = isinstance(node.value, ast.Constant)
-            assigned[node.targets[0].id] = node.value.value if literal else None
-    return assigned

@@ -77,8 +77,8 @@ class LossLog:
         step, loss, names = min(sum(self.processes.gather(own), []))
         advice = "lower lr, or train without mixed precision"
         if self.own_loss:
-            look = "look for a log or square root of 0 and a division by 0, in the gradient too"
-            advice = f"the loss {self.own_loss} is your own, so {look}; if it has none, {advice}"
+            look = "look for a log or square root of 0 or a division by 0, in its gradient too"
+            advice = f"the loss {self.own_loss} is your own: {look}, or {advice}"
         listed = self.folder.path / "failed_batch.txt"
         self.processes.on_main(lambda: write_text(listed, "\n".join(names) + "\n"))
         raise UserError(

@@ -37,35 +37,31 @@ def notebook_folder() -> Path:
 
 
 def run_all(lab: Lab, photo: str | None = None) -> list[dict]:
-    """Execute the five notebooks for `lab`, skipping those that have already run to their end.
+    """Execute the five notebooks for `lab`, and write copies and HTML to OUT/notebooks.
 
-    A notebook runs again when it, its parameters, or one before it has changed, and not because the
-    run folder has moved. Executed copies
-    and HTML go to OUT/notebooks. Returns name, notebook, html and seconds of each. Raises UserError
-    with a notebook's own error, and before anything runs when the photo shows no face.
+    One that has run to its end runs again only when it, its parameters or one before it has
+    changed. Returns name, notebook, html and seconds of each. Raises UserError with a notebook's
+    own error, and before anything runs when the photo shows no face.
     """
     source, out = notebook_folder(), lab.folder("notebooks")
     if photo:
         largest_face(read_photo(photo), name=photo)  # now, not after an hour of training
     lab.prepare_data()
-    data_dir = lab.data_dir and str(Path(lab.data_dir).resolve())
-    run_dir = str(lab.run_path.resolve())
-    shared = dict(preset=lab.preset, data_dir=data_dir, run_dir=run_dir, seed=lab.seed)
+    shared = dict(preset=lab.preset, data_dir=lab.data_dir and str(lab.data.root), seed=lab.seed)
     runs, history = [], hashlib.sha256()
     with folder_lock(out):
         for name in NOTEBOOKS:
             notebook, executed = source / f"{name}.ipynb", out / f"{name}.ipynb"
             takes_photo = photo and name in ("04_lookalike", "05_facemap")
             parameters = shared | (dict(photo=str(Path(photo).resolve())) if takes_photo else {})
-            key = [notebook.read_text("utf-8"), parameters | dict(run_dir=None)]
-            history.update(json.dumps(key).encode())
-            seconds = _finished(executed, history.hexdigest())
-            if seconds is None:
-                print(f"running {name} …")
-                seconds = _execute(notebook, executed, parameters, history.hexdigest())
+            history.update(json.dumps([notebook.read_text("utf-8"), parameters]).encode())
+            key = history.hexdigest()  # without run_dir, which may move
+            seconds = _finished(executed, key)
+            print(f"{name} has run already" if seconds else f"running {name} …")
+            if not seconds:
+                parameters["run_dir"] = str(lab.run_path)
+                seconds = _execute(notebook, executed, parameters, key)
                 print(f"{name} done in {seconds:.0f} s")
-            else:
-                print(f"{name} has run already")
             paths = dict(notebook=str(executed), html=str(executed.with_suffix(".html")))
             runs.append(dict(name=name, **paths, seconds=seconds))
     return runs
@@ -94,27 +90,22 @@ class _Kernel(AsyncKernelManager):
 def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
     """Execute a notebook, write it and its HTML copy, and return the seconds that it took."""
     began = time.monotonic()
-    kernel = dict(kernel_name="python3", kernel_manager_class=_Kernel, cwd=source.parent)
-    kernel |= dict(extra_arguments=["--log-level=ERROR"])
-    shown = dict(progress_bar=False, stdout_file=sys.stdout)
+    how = dict(kernel_name="python3", kernel_manager_class=_Kernel, cwd=source.parent)
+    how |= dict(extra_arguments=["--log-level=ERROR"], progress_bar=False, stdout_file=sys.stdout)
     # In a thread, so that signals come here; the kernel gets them, saves and ends its cell.
     with ThreadPoolExecutor(1) as thread, StopSignals() as stop:
-        work = thread.submit(
-            papermill.execute_notebook, source, executed, parameters, **kernel, **shown
-        )
+        work = thread.submit(papermill.execute_notebook, source, executed, parameters, **how)
         while not wait([work], timeout=0.2).done:
             if stop:
                 with suppress(AttributeError, TypeError, ProcessLookupError):  # none runs yet
                     os.killpg(_Kernel.running.provisioner.pid, signal.SIGINT)
                 wait([work], timeout=3)
     if stop:
-        stopped = f"stopped by {stop.name} in {source.stem}"
-        raise Stopped(f"{stopped}, with all saved: the same command goes on from here")
+        raise Stopped(f"stopped by {stop.name} in {source.stem}: the same command goes on")
     try:
         work.result()
     except DeadKernelError:
-        why = "often there was not enough memory"
-        raise UserError(f"the process that ran {source.stem} has died: {why}") from None
+        raise UserError(f"the process of {source.stem} has died: was memory short?") from None
     except PapermillExecutionError as error:
         own = error.ename in ("UserError", "Stopped")
         what = error.evalue if own else f"{error.ename}: {error.evalue}"

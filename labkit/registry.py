@@ -9,6 +9,7 @@ A new one is one class with one decorator, in a notebook cell or in a file for `
 
 import difflib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -35,9 +36,8 @@ class Registry:
     def register(self, name: str, *aliases: str) -> Callable[[Callable], Callable]:
         """Return a decorator that enters a class or function under a name and its aliases.
 
-        A notebook cell can be run again after a change. A class of your own may take the name of a
-        built-in one, whatever is imported first; a line says so. Raises ValueError for an empty
-        name or a colon.
+        A cell can be run again after a change, and may take the name of a built-in entry, which is
+        said. Raises ValueError for an empty name or a colon.
         """
         for word in (name, *aliases):
             if not _key(word) or ":" in word:
@@ -45,10 +45,10 @@ class Registry:
 
         def enter(entry: Callable) -> Callable:
             for word in (name, *aliases):
-                known = self._entries.get(_key(word))
-                if known and is_built_in(known[1]) != is_built_in(entry):
+                _, known = self._entries.get(_key(word), (name, entry))
+                if is_built_in(known) != is_built_in(entry):
                     print(f"the {self.kind} {word} is now your own, not the built-in one")
-                if known is None or is_built_in(known[1]) or not is_built_in(entry):
+                if is_built_in(known) or not is_built_in(entry):
                     self._entries[_key(word)] = (name, entry)
             return entry
 
@@ -76,17 +76,13 @@ class Registry:
         if name in self:
             return self._entries[_key(name)]
         keys = difflib.get_close_matches(_key(name), self._entries)
-        near = dict.fromkeys(self._entries[key][0] for key in keys)
-        if near:
-            raise UserError(f"unknown {self.kind} {name!r}; did you mean {' or '.join(near)}?")
-        raise UserError(f"unknown {self.kind} {name!r}; choose one of {', '.join(self.names())}")
+        near = " or ".join(dict.fromkeys(self._entries[key][0] for key in keys))
+        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(self.names())}"
+        raise UserError(f"unknown {self.kind} {name!r}; {hint}")
 
 
 def load_plugin(path: str | Path) -> None:
-    """Run a Python file, so that what it registers can be chosen by name.
-
-    Raises UserError when the file is missing or fails; the message names the line.
-    """
+    """Run a Python file, so that what it registers can be chosen by name; UserError if it fails."""
     path = Path(path)
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"the plugin {path} does not exist or is no Python file (.py)")
@@ -101,18 +97,12 @@ def load_plugin(path: str | Path) -> None:
 
 
 def line_of(error: Exception, path: str | Path | None) -> str:
-    """Return " on line N" where an error came from that line of the file, else nothing.
-
-    path: None for a cell of a notebook.
-    """
-
-    def there(file: str) -> bool:
-        return os.path.abspath(file) == os.path.abspath(path) if path else "ipykernel_" in file
-
-    if isinstance(error, SyntaxError) and there(error.filename or ""):
-        return f" on line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if there(frame.filename)]
+    """Return " on line N" for an error from that line of a file (None: a cell), else nothing."""
+    file = os.path.abspath(path) if path else "ipykernel_"
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    lines = [line for name, line in places if file in name]
     return f" on line {lines[-1]}" if lines else ""
 
 
@@ -128,50 +118,30 @@ def is_built_in(entry: Callable) -> bool:
 def code_digest(entry: Callable) -> str:
     """Return 64 hexadecimal digits that change when a class or function of a user's own changes.
 
-    The functions, classes and constants that it uses count, those of installed packages do not.
-    Neither do comments and where the code stands. Another version of Python gives other digits.
+    Its bytecode and constants count, and those of what it uses from the same file or notebook.
     """
-    parts, seen = [], set()
+    module, parts, seen = vars(sys.modules[entry.__module__]), [], set()
 
-    def follow(name: str, value: object) -> None:
-        value = getattr(value, "__func__", getattr(value, "fget", value))
-        if isinstance(value, (bool, int, float, str, tuple)):
-            parts.append(f"{name} = {value!r}")
-        elif isinstance(value, (FunctionType, type)) and value not in seen and _is_own(value):
-            seen.add(value)
-            parts.append(name)
-            if isinstance(value, FunctionType):
-                cells = [cell.cell_contents for cell in value.__closure__ or ()]
-                keywords = tuple((value.__kwdefaults__ or {}).items())
-                for used in (value.__defaults__, keywords, *cells):
-                    follow(name, used)
-                read(value.__code__, value.__globals__)
-                return
-            for part in [(base.__name__, base) for base in value.__bases__] + sorted(
-                vars(value).items(), key=lambda item: item[0]
-            ):
-                if not part[0].startswith("__") or isinstance(part[1], FunctionType):
-                    follow(*part)
+    def add(*values: object) -> None:
+        for value in values:
+            value = inspect.unwrap(getattr(value, "fget", value))  # of a property or a decorator
+            if isinstance(value, (int, float, str)):
+                parts.append(repr(value))
+            elif isinstance(value, (tuple, frozenset)):
+                add(*(value if isinstance(value, tuple) else sorted(value, key=repr)))
+            elif isinstance(value, CodeType):
+                parts.append(f"{value.co_code.hex()} {value.co_names}")
+                add(value.co_consts, *map(module.get, value.co_names))
+            elif getattr(value, "__module__", "") == entry.__module__ and id(value) not in seen:
+                seen.add(id(value))
+                if isinstance(value, FunctionType):
+                    add(value.__code__, value.__defaults__, *(value.__kwdefaults__ or {}).values())
+                elif isinstance(value, type):
+                    named = vars(value).items()
+                    add(value.__bases__, *(v for k, v in named if callable(v) or k[:2] != "__"))
 
-    def read(code: CodeType, known: dict) -> None:
-        parts.append(f"{code.co_code.hex()} {code.co_names}")
-        for value in code.co_consts:
-            if isinstance(value, CodeType):
-                read(value, known)
-            else:
-                parts.append(str(sorted(map(repr, value)) if type(value) is frozenset else value))
-        for name in code.co_names:
-            follow(name, known.get(name))
-
-    follow("", entry)
-    return sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _is_own(value: type | FunctionType) -> bool:
-    package = value.__module__.partition(".")[0]
-    file = str(getattr(sys.modules.get(package), "__file__", ""))
-    installed = package in {"labkit", *sys.stdlib_module_names} or "site-packages" in file
-    return package == "__main__" or not installed
+    add(entry)
+    return sha256(repr(parts).encode()).hexdigest()
 
 
 MODELS = Registry("model")

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import signal
-import stat
 import sys
 import threading
 import time
@@ -52,7 +51,7 @@ def reason(error: OSError) -> str:
 
 def read_file(path: str | Path, at_most: int = -1) -> bytes:
     """Return the bytes of a regular file; OSError for others: to open a named pipe never ends."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, "Not a file, but a directory, pipe or device")
     with open(path, "rb") as file:
         return file.read(at_most)
@@ -100,13 +99,9 @@ def cache_dir() -> Path:
     named = os.environ.get("KSTAR_FACELAB_CACHE")
     path = Path(named).expanduser() if named else user_cache_path("kstar-facelab", appauthor=False)
     try:
-        make_folder(path)
-        if any(path.iterdir()) or os.access(path, os.W_OK):  # one that is only read may be filled
-            return path
-        why = f"the folder {path} cannot be written"
+        return make_folder(path)
     except UserError as error:
-        why = error
-    raise UserError(f"{why}: set KSTAR_FACELAB_CACHE to a folder of yours")
+        raise UserError(f"{error}: set KSTAR_FACELAB_CACHE to a folder of yours") from None
 
 
 def make_folder(path: str | Path) -> Path:
@@ -136,9 +131,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
-        full = os.strerror(errno.ENOSPC)
-        if full in str(error):  # also a library's own error for a full disk
-            why = f"{full.lower()}; free some space and run it again"
+        if os.strerror(errno.ENOSPC) in str(error):  # also in a library's own error
+            why = "no space left on device; free some space and run it again"
         elif getattr(error, "errno", None) in (errno.EDQUOT, errno.EACCES, errno.EROFS):
             why = f"{reason(error)}; choose another folder"
         else:
@@ -159,11 +153,9 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        text = f"another run is writing to {folder}: wait for it, or choose another folder"
-        raise UserError(text) from None
+        raise UserError(f"another run is writing to {folder}: wait, or choose another") from None
     except OSError as error:
-        text = f"cannot write to {folder}: {reason(error)}; choose another folder"
-        raise UserError(text) from None
+        raise UserError(f"cannot write to {folder}: {reason(error)}; choose another") from None
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -102,6 +103,9 @@ def helper(x, power=2):
 class Base(torch.nn.Module):
     margin = 0.1
 class Mine(Base):
+    @torch.no_grad()
+    def update(self, rate=0.9, act=torch.relu):
+        self.rate = [rate * SCALE for _ in range(3)]
     def forward(self, x):  # a comment
         return SCALE * helper(x) + sum(v in {"a", "b", "c"} for v in "ab")
 """
@@ -114,17 +118,20 @@ class Mine(Base):
         ("power=2", "power=3"),
         ("x ** power", "x * power"),
         ("margin = 0.1", "margin = 0.2"),
+        ("rate=0.9", "rate=0.8"),
+        ("rate * SCALE", "rate + SCALE"),
         ("SCALE * helper(x)", "SCALE + helper(x)"),
         ("x)  +", "x) +"),
         ("# a comment", "# another"),
         ("import torch\n", "import torch\n\nfit = 10\n"),
     ],
 )
-def test_code_of_ones_own_is_the_same_until_it_does_something_else(old, new):
+def test_code_of_ones_own_is_the_same_until_it_does_something_else(monkeypatch, old, new):
     def digest(text):
-        space = {"__name__": "__main__"}
-        exec(text, space)
-        return code_digest(space["Mine"])
+        module = ModuleType("own")
+        monkeypatch.setitem(sys.modules, "own", module)
+        exec(text, vars(module))
+        return code_digest(module.Mine)
 
     comment = old in ("x)  +", "# a comment", "import torch\n")
     assert (digest(OWN) == digest(OWN.replace(old, new))) == comment
