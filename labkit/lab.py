@@ -50,7 +50,7 @@ class Lab:
 
     def prepare_data(self) -> dict[str, FaceFolder]:
         """Return the face folders, built-in ones rendered; UserError lists all that is wrong."""
-        if not self.run_path.exists():
+        if not self.run_path.exists() and (self.data.root.is_dir() or not self.data_dir):
             print(f"new run folder: {self.run_path}")
         if not self.data_dir:
             device = "cuda" if best_device().type == "cuda" else "cpu"

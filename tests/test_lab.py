@@ -43,7 +43,13 @@ def test_folders_are_absolute_and_a_number_or_a_tilde_will_do(tmp_path, monkeypa
     assert lab.data.val == tmp_path / "home/data/val"
     with pytest.raises(UserError, match="home/data does not exist"):
         lab.prepare_data()
-    assert capsys.readouterr().out == f"new run folder: {tmp_path}/home/run\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_where_a_new_run_folder_is_made_is_said(lab, tmp_path, capsys):
+    for said in (f"new run folder: {tmp_path}/run\n", ""):
+        lab.prepare_data()
+        assert capsys.readouterr().out == said
 
 
 def test_an_unknown_training_is_one_clear_line(lab):

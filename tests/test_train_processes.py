@@ -250,7 +250,7 @@ def test_what_goes_wrong_in_launched_processes_is_one_clear_line(config):
         launch(replace(config, loss="angprotoo"), num_processes=2)
 
 
-@pytest.mark.parametrize(("processes", "complaint"), [(0, "1 or more"), (5, "cannot be shared")])
+@pytest.mark.parametrize(("processes", "complaint"), [(0, "from 1"), (5, "cannot be shared")])
 def test_a_number_of_processes_that_cannot_work_is_one_clear_line(config, processes, complaint):
     with pytest.raises(UserError, match=complaint):
         launch(config, num_processes=processes)
