@@ -91,7 +91,7 @@ def test_a_list_names_files_that_are_no_utf8_and_none_runs_in_a_spreadsheet(tmp_
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name,keep\na,Y\n", "l.csv: the first line must name the columns file, keep"),
+        ("name,keep\na,Y\n", "l.csv, line 1: the first line must name the columns file, keep"),
         ("file,keep\na/1.jpg,perhaps\n", "line 2: keep must be Y or N, found 'perhaps'"),
         ("file,keep\na/1.jpg,Y\na/1.jpg,N\n", "line 3: a/1.jpg came before with the other answer"),
         ("file,keep\n,Y\n", "line 2: no file is named"),
