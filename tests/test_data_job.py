@@ -110,11 +110,13 @@ def _work(n: int) -> object:
 
 
 def test_a_task_that_crashes_its_process_is_reported_alone_and_in_order():
+    before = dict(os.environ)
     with Workers(2) as workers:
         done = list(workers.map(_work, ((n, (n,)) for n in range(15))))
     assert done == [(n, CRASHED if n in (3, 13) else "1") for n in range(15)]
     with pytest.raises(UserError, match="cannot write"), Workers(1) as workers:
         list(workers.map(_work, [(99, (99,))]))
+    assert dict(os.environ) == before
 
 
 STOPPED = """

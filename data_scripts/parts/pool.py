@@ -25,13 +25,15 @@ class Workers:
         self.count = count
 
     def __enter__(self) -> "Workers":
-        for name in _THREADS:  # libraries read this when they are loaded
-            os.environ.setdefault(name, "1")
+        self._set = [name for name in _THREADS if name not in os.environ]
+        os.environ.update(dict.fromkeys(self._set, "1"))  # libraries read it when they are loaded
         self._pool = self._new_pool()
         return self
 
     def __exit__(self, *error) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for name in self._set:
+            os.environ.pop(name, None)
 
     def map(
         self, work: Callable, tasks: Iterable[tuple[object, tuple]]
