@@ -1,4 +1,4 @@
-"""Numbers from scores and labels: error rates, and how sure they are.
+"""Numbers from scores and labels: error rates, and how sure they are. NumPy alone.
 
 A score says how alike the two faces of a pair are: larger is more alike. A label is 1 for a
 target pair (one person twice) and 0 for an imposter pair. A pair is accepted when its score is
@@ -13,13 +13,13 @@ length, an empty list, a score that is not finite, a label other than 0 and 1, a
 lacks target or imposter pairs.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import stdtrit
 
 from labkit.utils import UserError
 
@@ -47,12 +47,20 @@ def check_scores(scores, labels) -> tuple[np.ndarray, np.ndarray]:
     return scores, target
 
 
-def _errors(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """False accepts and false rejects (int64) at each distinct score, rising, and at infinity."""
+def _sorted_classes(scores, labels) -> tuple[np.ndarray, np.ndarray]:
     scores, target = check_scores(scores, labels)
-    thresholds = np.append(np.unique(scores), scores.dtype.type(np.inf))
-    rejects, refused = (np.sort(scores[of]).searchsorted(thresholds) for of in (target, ~target))
-    return refused[-1] - refused, rejects, thresholds
+    return np.sort(scores[target]), np.sort(scores[~target])
+
+
+def _counts(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False accepts and true accepts (int64) at each distinct score, and at infinity, downwards."""
+    scores, target = check_scores(scores, labels)
+    imposters = np.sort(scores[~target])
+    rising = np.append(np.sort(scores), scores.dtype.type(np.inf))
+    first = np.flatnonzero(np.append(True, rising[1:] != rising[:-1]))[::-1]
+    thresholds = rising[first]
+    false_accepts = len(imposters) - imposters.searchsorted(thresholds)
+    return false_accepts, len(scores) - first - false_accepts, thresholds
 
 
 def roc(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,8 +70,8 @@ def roc(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     TAR, the true-accept rate, is 1 - FRR. No point is dropped: scikit-learn's
     `roc_curve(..., drop_intermediate=False)` gives the same.
     """
-    accepts, rejects, thresholds = (values[::-1] for values in _errors(scores, labels))
-    return accepts / accepts[-1], (rejects[0] - rejects) / rejects[0], thresholds
+    false_accepts, true_accepts, thresholds = _counts(scores, labels)
+    return false_accepts / false_accepts[-1], true_accepts / true_accepts[-1], thresholds
 
 
 def det(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,21 +84,34 @@ def det(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return far, 1.0 - tar, thresholds
 
 
-def _crossing(accepts: np.ndarray, rejects: np.ndarray) -> tuple[int, float, float]:
-    """The last threshold with FAR >= FRR, the step from it to the next, and the EER (fraction).
+def _crossing(scores, labels) -> tuple[float, float]:
+    """EER (fraction) and its threshold, by bisection: FAR - FRR falls as the threshold rises."""
+    classes = targets, imposters = _sorted_classes(scores, labels)
 
-    accepts, rejects: int64, false accepts and false rejects at rising thresholds.
-    """
-    excess = accepts * rejects[-1] - rejects * accepts[0]  # FAR - FRR, times both numbers of pairs
-    k = np.count_nonzero(excess >= 0) - 1
-    step = excess[k] / (excess[k] - excess[k + 1])
-    return k, step, (accepts[k] + step * (accepts[k + 1] - accepts[k])) / accepts[0]
+    def errors(threshold) -> tuple[int, int]:
+        """False accepts, and FAR - FRR times both numbers of pairs, whose sign is thus exact."""
+        accepted = len(imposters) - int(imposters.searchsorted(threshold))
+        rejected = int(targets.searchsorted(threshold))
+        return accepted, accepted * len(targets) - rejected * len(imposters)
+
+    ends = [(c, bisect_right(c, 0, key=lambda score: -errors(score)[1])) for c in classes]
+    at = max(c[end - 1] for c, end in ends if end > 0)  # the last score with FAR >= FRR
+    above = min((c[end] for c, end in ends if end < len(c)), default=np.inf)
+    (fa0, excess0), (fa1, excess1) = errors(at), errors(above)
+    step = excess0 / (excess0 - excess1)
+    rate = (fa0 + step * (fa1 - fa0)) / len(imposters)
+    if excess0 == 0:
+        below = max(c[end - 1] for c in classes if (end := c.searchsorted(at)) > 0)
+        return rate, float(at) / 2 + float(below) / 2
+    if above == np.inf:
+        return rate, float(at)
+    # Weighted, not added to: the difference of two scores may be more than a float can hold.
+    return rate, (1 - step) * float(at) + step * float(above)
 
 
 def eer(scores, labels) -> float:
     """Return the equal error rate in percent: where the ROC, joined by lines, has FAR = FRR."""
-    accepts, rejects, _ = _errors(scores, labels)
-    return 100.0 * float(_crossing(accepts, rejects)[2])
+    return 100.0 * _crossing(scores, labels)[0]
 
 
 def eer_threshold(scores, labels) -> float:
@@ -99,14 +120,7 @@ def eer_threshold(scores, labels) -> float:
     Where a range of thresholds gives FAR = FRR exactly (two classes that do not overlap, for
     instance), the middle of that range.
     """
-    accepts, rejects, thresholds = _errors(scores, labels)
-    k, step, _ = _crossing(accepts, rejects)
-    if step == 0:
-        return float(thresholds[k]) / 2 + float(thresholds[k - 1]) / 2
-    if k + 2 == len(thresholds):
-        return float(thresholds[k])
-    # Weighted, not added to: the difference of two scores may be more than a float can hold.
-    return float((1 - step) * float(thresholds[k]) + step * float(thresholds[k + 1]))
+    return _crossing(scores, labels)[1]
 
 
 def voxceleb_eer(scores, labels) -> float:
@@ -116,12 +130,12 @@ def voxceleb_eer(scores, labels) -> float:
     two are nearest, the highest threshold winning a tie. That curve leaves out points in the
     middle of a straight run, which can move the answer on small lists; so does this.
     """
-    from sklearn.metrics import roc_curve  # slow to import
-
-    scores, target = check_scores(scores, labels)
-    far, tar, _ = roc_curve(target, scores)
-    nearest = np.argmin(np.abs(1.0 - tar - far))
-    return 100.0 * float(max(far[nearest], 1.0 - tar[nearest]))
+    fps, tps, _ = _counts(scores, labels)
+    keep = np.ones(len(fps), bool)
+    keep[2:-1] = (np.diff(fps[1:], 2) != 0) | (np.diff(tps[1:], 2) != 0)
+    far, frr = fps[keep] / fps[-1], 1.0 - tps[keep] / tps[-1]
+    nearest = int(np.argmin(np.abs(frr - far)))
+    return 100.0 * float(max(far[nearest], frr[nearest]))
 
 
 def auc(scores, labels) -> float:
@@ -129,15 +143,9 @@ def auc(scores, labels) -> float:
 
     A tie counts one half (the Mann-Whitney statistic).
     """
-    far, tar, _ = roc(scores, labels)
-    return float(np.trapezoid(tar, far))
-
-
-def _place(accepts: np.ndarray, far: float) -> int:
-    """The first of the rising thresholds whose FAR is at most `far`."""
-    if not 0.0 <= far <= 1.0:
-        raise UserError(f"a false-accept rate must be a fraction from 0 to 1, got {far}")
-    return int(np.argmax(accepts / accepts[0] <= far))
+    targets, imposters = _sorted_classes(scores, labels)
+    wins = [int(imposters.searchsorted(targets, side).sum()) for side in ("left", "right")]
+    return sum(wins) / (2.0 * len(targets) * len(imposters))
 
 
 def threshold_at_far(scores, labels, far: float) -> float:
@@ -145,9 +153,21 @@ def threshold_at_far(scores, labels, far: float) -> float:
 
     When even the highest score is too low, the next larger number after it.
     """
-    accepts, _, thresholds = _errors(scores, labels)
-    thresholds[-1] = np.nextafter(thresholds[-2], np.inf)
-    return float(thresholds[_place(accepts, far)])
+    return _threshold_at_far(*_sorted_classes(scores, labels), far)
+
+
+def _threshold_at_far(targets: np.ndarray, imposters: np.ndarray, far: float) -> float:
+    if not 0.0 <= far <= 1.0:
+        raise UserError(f"a false-accept rate must be a fraction from 0 to 1, got {far}")
+    number = len(imposters)
+    allowed = min(int(far * number) + 1, number)  # imposters that may be accepted
+    while allowed / number > far:
+        allowed -= 1
+    if allowed == number:
+        return float(min(targets[0], imposters[0]))
+    refused = imposters[number - 1 - allowed]
+    above = [c[i] for c in (targets, imposters) if (i := c.searchsorted(refused, "right")) < len(c)]
+    return float(min(above) if above else np.nextafter(refused, np.inf))
 
 
 def tar_at_far(scores, labels, fars: Sequence[float] = (0.1, 0.01, 0.001)) -> np.ndarray:
@@ -155,8 +175,9 @@ def tar_at_far(scores, labels, fars: Sequence[float] = (0.1, 0.01, 0.001)) -> np
 
     Each is the best that some threshold reaches; nothing is interpolated.
     """
-    accepts, rejects, _ = _errors(scores, labels)
-    return 1.0 - rejects[[_place(accepts, far) for far in fars]] / rejects[-1]
+    targets, imposters = _sorted_classes(scores, labels)
+    thresholds = [_threshold_at_far(targets, imposters, far) for far in fars]
+    return 1.0 - np.searchsorted(targets, thresholds) / len(targets)
 
 
 def min_dcf(scores, labels, p_target: float = 0.05) -> float:
@@ -235,12 +256,28 @@ def bootstrap(
         if not 0 < targets[-1] < pairs[-1]:
             continue
         if statistic is eer:
-            accepts = (pairs[-1] - pairs + targets - targets[-1])[thresholds]
-            values.append(100.0 * _crossing(accepts, targets[thresholds])[2])
+            values.append(_eer_of_counts(targets, pairs, thresholds))
         else:
             repeat = np.repeat(np.arange(n), weights)
             values.append(float(statistic(scores[repeat], target[repeat])))
     return np.array(values)
+
+
+def _eer_of_counts(targets: np.ndarray, pairs: np.ndarray, thresholds: np.ndarray) -> float:
+    """EER in percent from how many targets and pairs lie below each place of the sorted list."""
+    totals = pairs[-1] - targets[-1], targets[-1]
+
+    def errors(k: int) -> tuple:  # false accepts and false rejects
+        rejected = targets[thresholds[k]]
+        return totals[0] - (pairs[thresholds[k]] - rejected), rejected
+
+    def excess(k: int):
+        accepted, rejected = errors(k)
+        return rejected * totals[0] - accepted * totals[1]
+
+    k = bisect_right(range(len(thresholds)), 0, key=excess) - 1  # the last with FAR >= FRR
+    (far0, frr0), (far1, frr1) = np.array([errors(k), errors(k + 1)]) / totals
+    return 100.0 * float(far0 + (far0 - frr0) / (far0 - frr0 - (far1 - frr1)) * (far1 - far0))
 
 
 def bootstrap_ci(
@@ -289,8 +326,10 @@ def _reach(level: float, n: int) -> float:
     """
     if not 0.0 < level < 1.0:
         raise UserError(f"level must be between 0 and 1, got {level}")
-    freedom = max(n - 1, 2)
-    return stdtrit(freedom, (1.0 + level) / 2) * ((freedom + 1) / freedom) ** 0.5
+    z, freedom = NormalDist().inv_cdf((1.0 + level) / 2), max(n - 1, 2)
+    # Cornish and Fisher's expansion of Student's t (Abramowitz and Stegun, 26.7.5).
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return t * ((freedom + 1) / freedom) ** 0.5
 
 
 def _percentiles(values: np.ndarray, reach: float) -> tuple[float, float]:
