@@ -35,6 +35,21 @@ PLAIN_NET = """
         def forward(self, images):
             return self.fc(torch.tanh(self.conv(images)).flatten(1))
 """
+# A small network to build one of one's own from.
+OWN_CODE = """
+    import torch
+    from labkit.losses import EmbeddingLoss, LossOutput
+    from labkit.registry import LOSSES, MODELS
+
+    @MODELS.register("small")
+    class Small(torch.nn.Module):
+        def __init__(self, embedding_size):
+            super().__init__()
+            self.fc = torch.nn.Linear(3 * 32 * 32, embedding_size)
+
+        def forward(self, images):
+            return self.fc(images.flatten(1))
+"""
 
 
 def small_run(data: Path, run_dir: Path, **changes) -> TrainConfig:
@@ -61,6 +76,13 @@ def plain_net(folder: Path) -> str:
     """A plugin file with the network `plain`."""
     plugin = folder / "plain_net.py"
     plugin.write_text(textwrap.dedent(PLAIN_NET))
+    return str(plugin)
+
+
+def own_code(folder: Path, text: str) -> str:
+    """A plugin file with `OWN_CODE` and a text after it."""
+    plugin = folder / "own.py"
+    plugin.write_text(textwrap.dedent(OWN_CODE) + textwrap.dedent(text))
     return str(plugin)
 
 

@@ -1,10 +1,10 @@
 """Mistakes in a network or a loss of one's own are told before training begins."""
 
 import copy
-import textwrap
 
 import pytest
 import torch
+from runs import own_code
 
 from labkit.checks import build_and_check_loss, check_network_and_loss
 from labkit.config import TrainConfig
@@ -14,20 +14,6 @@ from labkit.registry import load_plugin
 from labkit.utils import UserError
 
 IDENTITIES = 12
-OWN_CODE = """
-    import torch
-    from labkit.losses import EmbeddingLoss, LossOutput
-    from labkit.registry import LOSSES, MODELS
-
-    @MODELS.register("small")
-    class Small(torch.nn.Module):
-        def __init__(self, embedding_size):
-            super().__init__()
-            self.fc = torch.nn.Linear(3 * 32 * 32, embedding_size)
-
-        def forward(self, images):
-            return self.fc(images.flatten(1))
-"""
 
 
 def settings(**changes) -> TrainConfig:
@@ -37,10 +23,9 @@ def settings(**changes) -> TrainConfig:
 
 
 def load_own(tmp_path, text: str) -> str:
-    path = tmp_path / "own.py"
-    path.write_text(textwrap.dedent(OWN_CODE) + textwrap.dedent(text))
+    path = own_code(tmp_path, text)
     load_plugin(path)
-    return str(path)
+    return path
 
 
 def check(config: TrainConfig) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_faces
-from runs import same, small_run, state_of
+from runs import own_code, same, small_run, state_of
 
 from labkit import train
 from labkit.checkpoint import RunFolder, load_weights, read_metrics
@@ -244,27 +244,6 @@ def test_no_chunk_is_too_small_for_batch_norm(config):
     assert len(
         fit(replace(config, images_at_once=1, max_epoch=1, run_dir=config.run_dir + "1")).rows
     )
-
-
-NETWORK = """
-    import torch
-    from labkit.losses import LossOutput
-    from labkit.registry import LOSSES, MODELS
-
-    class Small(torch.nn.Module):
-        def __init__(self, embedding_size):
-            super().__init__()
-            self.fc = torch.nn.Linear(3 * 32 * 32, embedding_size)
-
-        def forward(self, images):
-            return self.fc(images.flatten(1))
-"""
-
-
-def own_code(tmp_path, text: str) -> str:
-    path = tmp_path / "own.py"
-    path.write_text(textwrap.dedent(NETWORK) + textwrap.dedent(text))
-    return str(path)
 
 
 def test_a_network_with_one_layer_under_two_names_is_saved_and_used(config, tmp_path):
