@@ -121,7 +121,11 @@ def _check_parameters() -> None:
     pairs = pairwise(getattr(sys.modules["__main__"], "In", []))
     cells = next((p for p in pairs if "preset" in p[0] and p[1].startswith("# Parameters\n")), ())
     own, given = [
-        {line.targets[0].id: getattr(line.value, "value", None) for line in ast.parse(cell).body}
+        {
+            line.targets[0].id: getattr(line.value, "value", None)
+            for line in ast.parse(cell).body
+            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+        }
         for cell in cells or ("", "")
     ]
     for name, value in given.items():
