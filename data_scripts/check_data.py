@@ -173,8 +173,7 @@ def _check_list(report: Report, job: Job, path: Path, test: Path) -> None:
         return  # told by `check`, or a blind test that is not there
     numbers = dict(pairs=len(pairs), files=len(pairs.files), targets=None)
     if pairs.labels is not None:
-        left, right = pairs.identities()
-        wrong = np.flatnonzero((left == right) != (pairs.labels == 1))
+        wrong = pairs.contradictions([name.split("/")[0] for name in pairs.files])
         if len(wrong):
             one = ",".join(map(listed, pairs.name_pair(int(wrong[0]))))
             what = f"{len(wrong):,} labels contradict the identities"

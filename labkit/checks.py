@@ -1,5 +1,6 @@
 """What is checked before training begins, so that a mistake costs seconds and not an epoch."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,15 +54,16 @@ def check_network_and_loss(
 ) -> bool:
     """Return whether parameters of the network or the loss take no part in the training.
 
-    Two black images go through the network in eval mode, random embeddings through the loss; no
-    buffer and no random state changes. Raises UserError when one fails or returns something else.
+    Two black images go through a copy of the network in eval mode, random embeddings through one of
+    the loss. Raises UserError when one fails or returns something else.
     """
+    network, loss = copy.deepcopy((network, loss))
     images = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
     shape = (config.batch_size, config.images_per_class, config.embedding_size)
     with torch.random.fork_rng(devices=[]):
         size = f"images of {spec.image_size} px"
         with _names_the_line(f"the network {config.model} does not work on {size}", config):
-            embeddings = _call(network.eval(), normalize(images, spec))
+            embeddings = network.eval()(normalize(images, spec))
         wanted = (2, config.embedding_size)
         if not isinstance(embeddings, torch.Tensor) or embeddings.shape != wanted:
             must = f"must turn 2 images into a tensor of shape {wanted}"
@@ -69,7 +71,7 @@ def check_network_and_loss(
         random = nn.functional.normalize(torch.randn(shape), dim=-1).requires_grad_()
         size = f"embeddings of shape {shape}"
         with _names_the_line(f"the loss {config.loss} does not work on {size}", config):
-            output = _call(loss.train(), random, torch.arange(config.batch_size))
+            output = loss.train()(random, torch.arange(config.batch_size))
     value, accuracy = output if isinstance(output, tuple) and len(output) == 2 else (None, None)
     is_scalar = isinstance(value, torch.Tensor) and value.shape == () and value.requires_grad
     if not is_scalar or (isinstance(accuracy, torch.Tensor) and accuracy.numel() != 1):
@@ -97,12 +99,6 @@ def _names_the_line(what: str, config: TrainConfig) -> Iterator[None]:
         line = line_of(error, config.plugin)
         where = line and f"{line} of {config.plugin or 'its cell'}"
         raise UserError(f"{what}{where}: {short_reason(error)}") from error
-
-
-def _call(module: nn.Module, *inputs: torch.Tensor) -> object:
-    """The output of a module that sees copies of its buffers, so that its own stay as they are."""
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    return torch.func.functional_call(module, buffers, inputs)
 
 
 def _in_words(value: object) -> str:

@@ -30,10 +30,9 @@ def check_scores(scores, labels) -> tuple[np.ndarray, np.ndarray]:
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise UserError(f"give one label per score, got shapes {scores.shape} and {labels.shape}")
     if scores.dtype not in (np.float32, np.float64):
-        try:
-            scores = scores.astype(np.float64)
-        except (TypeError, ValueError):
-            raise UserError(f"scores must be numbers, got an array of {scores.dtype}") from None
+        if scores.dtype.kind not in "bifu":
+            raise UserError(f"scores must be numbers, got an array of {scores.dtype}")
+        scores = scores.astype(np.float64)
     target, imposter = labels == 1, labels == 0
     if not (finite := np.isfinite(scores)).all():
         at = int(finite.argmin())
@@ -197,31 +196,21 @@ def pair_similarities(embeddings: np.ndarray, left: np.ndarray, right: np.ndarra
 
     embeddings: float32 (m, d), rows of length 1. left, right: int (n,), indices of rows.
     """
-    cosines, n = np.empty(len(left), np.float32), len(embeddings)
-    if n <= 8192 and len(left) > n**2 / 20:  # many pairs of few images: all products at once
-        products, step = (embeddings @ embeddings.T).ravel(), 1 << 16
+    cosines, step = np.empty(len(left), np.float32), 2048
+    # Pairs of near rows one after the other, so that the rows stay in a processor's caches.
+    order = np.lexsort((right // 512, left // 512))
 
-        def fill(start: int) -> None:
-            part = slice(start, start + step)
-            cosines[part] = products[left[part] * n + right[part]]
-
-    else:  # tile by tile of the matrix of products, whose rows stay in a processor's caches
-        side, step = max(512, n // 255 + 1), 2048
-        order = np.argsort((left // side * 256 + right // side).astype(np.uint16), kind="stable")
-
-        def fill(start: int) -> None:
-            part = order[start : start + step]
-            cosines[part] = np.einsum("nd,nd->n", embeddings[left[part]], embeddings[right[part]])
+    def fill(start: int) -> None:
+        part = order[start : start + step]
+        cosines[part] = np.einsum("nd,nd->n", embeddings[left[part]], embeddings[right[part]])
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fill, range(0, len(left), step)))
     return np.clip(cosines, -1, 1, out=cosines)
 
 
-def bootstrap(
-    scores, labels, left_ids=None, right_ids=None, statistic=eer, samples=1000, seed=0
-) -> np.ndarray:
-    """Return `statistic` on `samples` bootstrap draws of the list: float64 (samples,).
+def bootstrap(scores, labels, left_ids=None, right_ids=None, samples=1000, seed=0) -> np.ndarray:
+    """Return the EER, in percent, of `samples` bootstrap draws of the list: float64 (samples,).
 
     With the identities of each pair's two images (any labels, each (n,)) it draws identities
     with replacement: drawn c times, a person counts c times in pairs of their own photos, and a
@@ -253,13 +242,8 @@ def bootstrap(
         weights = counts[left] * counts[right]
         np.cumsum(weights, out=pairs[1:])
         np.cumsum(weights * target, out=targets[1:])
-        if not 0 < targets[-1] < pairs[-1]:
-            continue
-        if statistic is eer:
+        if 0 < targets[-1] < pairs[-1]:
             values.append(_eer_of_counts(targets, pairs, thresholds))
-        else:
-            repeat = np.repeat(np.arange(n), weights)
-            values.append(float(statistic(scores[repeat], target[repeat])))
     return np.array(values)
 
 
@@ -281,29 +265,25 @@ def _eer_of_counts(targets: np.ndarray, pairs: np.ndarray, thresholds: np.ndarra
 
 
 def bootstrap_ci(
-    scores, labels, left_ids=None, right_ids=None, statistic=eer, level=0.95, draws=None, **options
+    scores, labels, left_ids=None, right_ids=None, level=0.95, draws=None, **options
 ) -> tuple[float, float]:
-    """Return the bootstrap interval (low, high) of `statistic`; see `bootstrap` for the draws.
+    """Return the bootstrap interval (low, high) of the EER in percent; see `bootstrap`.
 
     Give the identities whenever they are known: an interval that resamples pairs is too narrow.
     The options are `samples` and `seed`, or give the `draws` that `bootstrap` returned.
 
-    For an EER, the estimate plus and minus t standard errors on the log-odds scale: with a few
+    It is the estimate plus and minus t standard errors on the log-odds scale: with a few
     dozen people plain percentiles sit too low and cover too seldom. No bootstrap can draw an error
     that the list does not hold: where its tail has no error at all, the interval goes from 0 to
     at least the highest rate that allows no error in so many independent trials (Clopper and
     Pearson, 1934; the "rule of three"), and where the tail has errors alone, from the other end.
-    For any other statistic, percentiles, moved outwards for small numbers of identities
-    (Hesterberg, "What teachers should know about the bootstrap", 2015, section 4.4).
     """
     if draws is None:
-        draws = bootstrap(scores, labels, left_ids, right_ids, statistic, **options)
+        draws = bootstrap(scores, labels, left_ids, right_ids, **options)
     fewest = min(np.count_nonzero(labels), len(labels) - np.count_nonzero(labels))
     people = 0 if left_ids is None else len(np.union1d(left_ids, right_ids))
     reach = _reach(level, people or len(labels))
-    if statistic not in (eer, voxceleb_eer):
-        return _percentiles(draws, reach)
-    estimate, half_a_pair = statistic(scores, labels), 50.0 / fewest
+    estimate, half_a_pair = eer(scores, labels), 50.0 / fewest
 
     def log_odds(percent):
         percent = np.clip(percent, half_a_pair, 100.0 - half_a_pair)
@@ -332,14 +312,9 @@ def _reach(level: float, n: int) -> float:
     return t * ((freedom + 1) / freedom) ** 0.5
 
 
-def _percentiles(values: np.ndarray, reach: float) -> tuple[float, float]:
-    tail = NormalDist().cdf(-reach)
-    return tuple(np.quantile(values, [tail, 1.0 - tail]).tolist())
-
-
 @dataclass(frozen=True)
 class PairedDifference:
-    """How two systems differ on one list: `difference` is b - a, `low` to `high` its interval.
+    """How the EERs of two systems differ: `difference` is b - a, `low` to `high` its interval.
 
     `p_value` is two-sided, for no difference; at least 1 / (samples + 1).
     """
@@ -358,7 +333,7 @@ class PairedDifference:
         return self.low > 0 or self.high < 0
 
     def summary(self, name_a: str = "A", name_b: str = "B") -> str:
-        """Return one sentence, for statistics where less is better, such as the EER."""
+        """Return one sentence."""
         verdict = "cannot be told apart from"
         if self.significant:
             verdict = "is better than" if self.difference < 0 else "is worse than"
@@ -370,21 +345,20 @@ class PairedDifference:
 
 
 def paired_difference(
-    scores_a, scores_b, labels, left_ids=None, right_ids=None,
-    statistic=eer, level=0.95, draws=None, **options
-) -> PairedDifference:  # fmt: skip
+    scores_a, scores_b, labels, left_ids=None, right_ids=None, level=0.95, draws=None, **options
+) -> PairedDifference:
     """Compare two systems on the same list: both see each bootstrap draw (see `bootstrap`).
 
     The options are `samples` and `seed`, or give as `draws` what `bootstrap` returned for the two
-    with the same seed.
+    with the same seed. The interval has percentiles of the draws, moved outwards for few identities
+    (Hesterberg, "What teachers should know about the bootstrap", 2015, section 4.4).
     """
-    a, b = draws or [
-        bootstrap(scores, labels, left_ids, right_ids, statistic, **options)
-        for scores in (scores_a, scores_b)
-    ]
+    ids = labels, left_ids, right_ids
+    a, b = draws or [bootstrap(scores, *ids, **options) for scores in (scores_a, scores_b)]
     tail = min(np.count_nonzero(b <= a), np.count_nonzero(b >= a))
-    value_a, value_b = float(statistic(scores_a, labels)), float(statistic(scores_b, labels))
+    value_a, value_b = eer(scores_a, labels), eer(scores_b, labels)
     units = len(labels) if left_ids is None else len(np.union1d(left_ids, right_ids))
-    low, high = _percentiles(b - a, _reach(level, units))
+    outside = NormalDist().cdf(-_reach(level, units))
+    low, high = np.quantile(b - a, [outside, 1.0 - outside]).tolist()
     p_value = min(1.0, 2.0 * (int(tail) + 1) / (len(a) + 1))
     return PairedDifference(value_a, value_b, value_b - value_a, low, high, p_value, level)

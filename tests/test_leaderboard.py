@@ -248,7 +248,7 @@ def test_the_blind_test_of_make_pairs_is_ranked_with_its_key_and_names(tmp_path,
         (place,) = rank([check_submission(tmp_path / "mine.csv", key)], key, samples=20)
         assert key.people == 6 and words in key.known_by and 0 <= place.low < place.eer
     labelled = read_scores(tmp_path / "mine.csv").with_labels(key.pairs)
-    report = VerificationReport.from_scores(labelled.scores, labelled.pairs, bootstrap=20)
+    report = VerificationReport(labelled.scores, labelled.pairs, bootstrap=20)
     assert (report.eer, *report.eer_interval) == (place.eer, place.low, place.high)
 
 

@@ -90,8 +90,8 @@ class PairList:
         return self.files[self.left[i]], self.files[self.right[i]]
 
     def identities(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first folders of the left and the right names, str (n,) each."""
-        of_file = np.array([name.split("/")[0] for name in self.files])
+        """Return the `people` in the left and the right images, str (n,) each."""
+        of_file = np.array(self.people[0])
         return of_file[self.left], of_file[self.right]
 
     @cached_property

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from labkit import metrics
-from labkit.evaluate.verification import VerificationReport, identities_of
+from labkit.evaluate.verification import VerificationReport
 from labkit.utils import UserError, atomic_path, render_page, write_bytes, write_json, write_text
 
 
@@ -62,7 +62,7 @@ def _compare(systems: Sequence) -> list[tuple[str, metrics.PairedDifference]]:
         parts = ("files", "left", "right", "labels")
         if all(np.array_equal(*(getattr(s.pairs, part) for s in (first, other))) for part in parts):
             difference = metrics.paired_difference(
-                first.scores, other.scores, first.pairs.labels, *identities_of(first.pairs)[1:],
+                first.scores, other.scores, first.pairs.labels, *first.pairs.identities(),
                 level=first.level, samples=first.bootstrap, seed=first.seed,
             )  # fmt: skip
             found.append((other.name, difference))
@@ -79,7 +79,7 @@ def _figures(reports: Sequence, systems: Sequence, root: str | Path | None):
     for report in reports:
         name, pairs, scores = report.name, report.pairs, report.scores
         yield "scores", name, plots.score_histogram(scores, pairs.labels, report.threshold)
-        if not np.isnan(report.identities.eer).all():
+        if report.identity_eer:
             yield "identities", name, plots.identity_eer(report)
         if root is not None:
             for kind in ("hardest_targets", "hardest_imposters"):

@@ -52,33 +52,18 @@ def score_embeddings(embeddings: np.ndarray, pairs: PairList) -> np.ndarray:
     return metrics.pair_similarities(l2_normalize(embeddings), pairs.left, pairs.right)
 
 
-def identities_of(pairs: PairList) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the identities of a pair list, and the index of each pair's left and right one (n,).
+def identity_eer(scores: np.ndarray, pairs: PairList) -> dict[str, float]:
+    """Return the EER of each identity's own pairs in percent, the highest first.
 
-    They are the `people` of the list; UserError where names and target pairs contradict labels.
+    An identity that lacks target or imposter pairs is left out.
     """
     names, index = np.unique(pairs.people[0], return_inverse=True)
-    return names.tolist(), index[pairs.left], index[pairs.right]
-
-
-class IdentityErrors:
-    """Who is hard: `names` of the identities, and `eer` of each one's pairs, float64 (identities,).
-
-    In percent; NaN for an identity that lacks target or imposter pairs.
-    """
-
-    def __init__(self, scores: np.ndarray, pairs: PairList):
-        self.names, left, right = identities_of(pairs)
-        self.eer = np.full(len(self.names), np.nan)
-        for k in range(len(self.names)):
-            own = (left == k) | (right == k)
-            if 0 < pairs.labels[own].sum() < own.sum():
-                self.eer[k] = metrics.eer(scores[own], pairs.labels[own])
-
-    def hardest(self, count: int = 20) -> np.ndarray:
-        """Return the indices of the identities with the highest EER, hardest first."""
-        known = np.count_nonzero(~np.isnan(self.eer))  # NaN is sorted last
-        return np.argsort(-self.eer, kind="stable")[: min(count, known)]
+    left, right, found = index[pairs.left], index[pairs.right], {}
+    for k, name in enumerate(names.tolist()):
+        own = (left == k) | (right == k)
+        if 0 < pairs.labels[own].sum() < own.sum():
+            found[name] = metrics.eer(scores[own], pairs.labels[own])
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 class VerificationReport:
@@ -90,8 +75,8 @@ class VerificationReport:
         eer_interval: (low, high) of the EER, by resampling identities, the one to quote.
         eer_pair_interval: by resampling pairs, for comparison. None without a bootstrap.
         auc, min_dcf: fractions. tar_at_far, threshold_at_far: by false-accept rate.
-        targets, imposters: how many pairs there are.
-        identities: the `IdentityErrors`.
+        targets, imposters, people: how many pairs and identities there are.
+        identity_eer: see the function.
         hardest_targets, hardest_imposters: indices of pairs, hardest first.
     """
 
@@ -111,25 +96,18 @@ class VerificationReport:
         self.tar_at_far = dict(zip(FARS, metrics.tar_at_far(scores, labels, FARS).tolist()))
         self.threshold_at_far = {f: metrics.threshold_at_far(scores, labels, f) for f in FARS}
         self.targets, self.imposters = int(target.sum()), int((~target).sum())
-        self.identities = IdentityErrors(scores, pairs)
+        self.people, self.identity_eer = len({*pairs.people[0]}), identity_eer(scores, pairs)
         rising = np.argsort(scores, kind="stable")
         self.hardest_targets = rising[target[rising]][:12]
         self.hardest_imposters = rising[~target[rising]][:-13:-1]
         self.eer_interval = self.eer_pair_interval = None
         if bootstrap:
-            _, left, right = identities_of(pairs)
             drawn = dict(samples=bootstrap, level=level, seed=seed)
-            self.eer_interval = metrics.bootstrap_ci(scores, labels, left, right, **drawn)
+            self.eer_interval = metrics.bootstrap_ci(scores, labels, *pairs.identities(), **drawn)
             self.eer_pair_interval = metrics.bootstrap_ci(scores, labels, **drawn)
-
-    @classmethod
-    def from_scores(cls, scores: np.ndarray, pairs: PairList, **options) -> "VerificationReport":
-        """Measure scores (n,) of a labelled list."""
-        return cls(scores, pairs, **options)
 
     def to_dict(self) -> dict:
         """Return the numbers, ready for JSON."""
-        who = self.identities
         return {
             "name": self.name,
             "eer": self.eer,
@@ -146,9 +124,9 @@ class VerificationReport:
             "target_pairs": self.targets,
             "imposter_pairs": self.imposters,
             "images": len(self.pairs.files),
-            "identities": len(who.names),
+            "identities": self.people,
             "hint": self.hint,
-            "hardest_identities": {who.names[k]: float(who.eer[k]) for k in who.hardest(10)},
+            "hardest_identities": dict(list(self.identity_eer.items())[:10]),
         }
 
     def interval_text(self, by_pairs: bool = False) -> str:
@@ -163,7 +141,7 @@ class VerificationReport:
             f"{self.name}: EER {self.eer:.2f} % ({self.level:.0%} interval {self.interval_text()}) "
             f"at threshold {self.threshold:.3f}\n"
             f"  {self.targets:,} target and {self.imposters:,} imposter pairs, "
-            f"{len(self.pairs.files):,} images of {len(self.identities.names):,} identities, "
+            f"{len(self.pairs.files):,} images of {self.people:,} identities, "
             f"known by {self.pairs.people[1]}\n"
             f"  true accepts at a false-accept rate: {rates}\n"
             f"  AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}, "

@@ -172,15 +172,13 @@ def roc_curve(systems: Mapping[str, tuple], title: str = "ROC curve") -> LabFigu
 @styled
 def identity_eer(report) -> LabFigure:
     """Show who is hard: the 25 highest EERs by identity of a `VerificationReport`, and all EERs."""
-    errors = report.identities
-    known = errors.eer[~np.isnan(errors.eer)]
-    hard = errors.hardest(25)
+    known = [*report.identity_eer.values()]
+    hard = [text(name, 24) for name in report.identity_eer][:25]
     figure = new_figure(10.0, max(3.2, 0.26 * len(hard) + 1.2))
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    names = [text(errors.names[k], 24) for k in hard]
-    left.barh(range(len(hard)), errors.eer[hard], height=0.6, tick_label=names)
+    left.barh(range(len(hard)), known[:25], height=0.6, tick_label=hard)
     left.set(ylim=(len(hard) - 0.5, -0.5), title="Hardest people")
-    right.hist(known, "sqrt", range=(0, max(known.max(), 1.0)), alpha=0.45)
+    right.hist(known, "sqrt", range=(0, max(known[0], 1.0)), alpha=0.45)
     right.set(ylabel="people", title=f"All {len(known):,} people")
     right.yaxis.get_major_locator().set_params(integer=True)
     for axes in (left, right):
