@@ -62,18 +62,18 @@ def save_weights(
 
 
 def load_weights(
-    path: str | Path, device: str | torch.device = "cpu"
+    path: str | Path, device: str | torch.device = "cpu", image_size: int = 224
 ) -> tuple[nn.Module, WeightsInfo]:
     """Return the network of a weights file in evaluation mode, and what the file says.
 
-    Takes what `load_voxceleb_model` takes too, and then assumes the usual input. Raises UserError
-    when the file is missing, damaged, or neither of the two.
+    Takes what `load_voxceleb_model` takes too, which does not say its `image_size`. Raises
+    UserError when the file is missing, damaged, or neither of the two.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        model = load_voxceleb_model(path)
+        model, spec = load_voxceleb_model(path), InputSpec(image_size)
         size = len(model.get_parameter("fc.weight"))
-        info = WeightsInfo(type(model).__name__, size, InputSpec(), path, sha256(path))
+        info = WeightsInfo(type(model).__name__, size, spec, path, sha256(path))
         return model.to(device), info
     tensors, about = _read_safetensors(path)
     try:
@@ -135,32 +135,27 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> str:
     return line
 
 
-def load_voxceleb_model(path: str | Path, model_name: str | None = None) -> nn.Module:
+def load_voxceleb_model(path: str | Path) -> nn.Module:
     """Return the network in a checkpoint of another trainer, on the CPU in eval mode.
 
     Such a file is a PyTorch state dict, or a dictionary with one, as Lightning writes it. Prefixes
     (`__S__.` of the VoxCeleb trainer, `module.`) and other tensors do not matter, and nothing in
-    the file runs. model_name: None to find the network whose layers fit. Raises UserError when the
-    file is missing, is no checkpoint, would run code when loaded, or holds another network.
+    the file runs. The network is the one whose layers fit. Raises UserError when the file is
+    missing, is no checkpoint, would run code when loaded, or fits no network.
     """
     state = _checkpoint_tensors(Path(path), "conv1.weight")
     if "fc.weight" not in state:
         raise UserError(f"{path}: the network has no layer fc, so it is none of this kit's")
-    names = [MODELS.canonical(model_name)] if model_name else MODELS.names()
-    for name in names:
+    for name in MODELS.names():
         with torch.device("meta"):
             model = build_model(name, len(state["fc.weight"]))
         own = model.state_dict()
         parts = {key.partition(".")[0] for key in own}  # others, as the loss, stand beside it
         weights = {key: state[key] for key in state if key.partition(".")[0] in parts}
-        shapes = [{(key, value.shape) for key, value in w.items()} for w in (own, weights)]
-        if shapes[0] == shapes[1]:
+        if {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in weights.items()}:
             model.load_state_dict(weights, assign=True)
             return model.eval()
-    if model_name is None:
-        raise UserError(f"{path}: fits none of {', '.join(names)}")
-    layer = min(shapes[0] ^ shapes[1])[0]
-    raise UserError(f"{path}: is no {name}: layer {layer} is missing, extra or of another shape")
+    raise UserError(f"{path}: fits none of {', '.join(MODELS.names())}")
 
 
 def _checkpoint_tensors(path: Path, layer: str) -> dict[str, torch.Tensor]:

@@ -75,20 +75,12 @@ def train(args: Namespace) -> Answer:
 
 def _eval_as_voxceleb(config: TrainConfig, output: str | None) -> Answer:
     """`--eval` as the VoxCeleb trainer has it: the weights are those of --initial_model."""
-    from labkit.checkpoint import load_voxceleb_model
-    from labkit.models import InputSpec
-
-    weights = config.initial_weights
-    if not (weights and config.val_list):
+    if not (config.initial_weights and config.val_list):
         raise UserError("--eval needs --initial_model, --test_path and --test_list")
     if config.plugin:
         load_plugin(config.plugin)
-    if weights.endswith(".safetensors"):
-        embedder = Embedder(weights, device=config.device)
-    else:
-        model = load_voxceleb_model(weights, config.model).to(best_device(config.device))
-        spec = InputSpec(image_size=config.image_size)
-        embedder = Embedder.of_model(model, spec, config.embedding_size)
+    how = dict(device=config.device, image_size=config.image_size)
+    embedder = Embedder(config.initial_weights, **how)
     return _evaluate(embedder, config.val_list, config.val_dir, output)
 
 

@@ -31,12 +31,13 @@ class Embedder:
     Faces are cropped images; a photo with room around the face goes through `labkit.crop` first.
     precision: fp32, bf16, fp16, or auto, the 16-bit type that the device is fast in, if any.
     batch_size: images at a time, by default 64, on a processor as many as its caches hold.
+    image_size: in pixels, for weights of another trainer alone, as ours say it themselves.
     """
 
     weights_path, weights_sha256, quiet = Path("memory"), "", False
 
-    def __init__(self, weights: str | Path, *, device=None, batch_size=None, precision="fp32"):
-        model, info = load_weights(weights, best_device(device and str(device)))
+    def __init__(self, weights, *, device=None, batch_size=None, precision="fp32", image_size=224):
+        model, info = load_weights(weights, best_device(device and str(device)), image_size)
         self._set(model, info.input, info.embedding_size, precision, batch_size)
         self.weights_path, self.weights_sha256 = info.path, info.sha256
 

@@ -10,9 +10,8 @@ it compare the images of a batch with each other. Your own is a class under
 `@LOSSES.register("mine")`, best one that extends `EmbeddingLoss`.
 """
 
-import inspect
 import math
-from collections.abc import Callable
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -334,39 +333,28 @@ class SupCon(EmbeddingLoss):
         return LossOutput(loss, 100.0 * hits.float().mean())
 
 
-def build_loss(name: str, *, embedding_size: int, num_classes=None, **settings) -> EmbeddingLoss:
+def build_loss(
+    name: str, *, embedding_size, num_classes=None,
+    margin=None, scale=None, mining=None, temperature=None,
+) -> EmbeddingLoss:  # fmt: skip
     """Build a loss by its name in `LOSSES`, with those of the settings that it takes.
 
-    num_classes: training identities; may be None for losses that compare images only.
-    settings: margin, scale, mining, temperature, … None stands for the loss's default. A setting
-    of another loss is left out in silence, so one set of settings serves all.
-
-    Raises UserError for an unknown name, a setting that no loss takes, a value outside its range,
-    or none for a setting without a default.
+    num_classes: training identities; may be None for losses that compare images only. None stands
+    for the loss's default. Raises UserError for an unknown name, a value outside its range, or
+    none for a setting without a default.
     """
-    settings |= dict(embedding_size=embedding_size, num_classes=num_classes)
+    settings = dict(embedding_size=embedding_size, num_classes=num_classes, margin=margin)
+    settings |= dict(scale=scale, mining=mining, temperature=temperature)
     given = {key: value for key, value in settings.items() if value is not None}
     loss = LOSSES.get(name)
-    own = _settings_of(loss)
-    if own is None:
-        return loss(**given)
-    known = {key for other in LOSSES.names() for key in _settings_of(LOSSES.get(other)) or ()}
-    if unknown := given.keys() - known - own.keys():
-        raise UserError(f"no loss has a setting {' or '.join(unknown)}")
+    own = {} if getattr(loss, "__init__", 0) is nn.Module.__init__ else signature(loss).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+        return loss(**given)  # **settings: it takes any
     for missing, parameter in own.items():
         if missing not in given and parameter.default is parameter.empty:
             way = "set it, or give" if missing in settings else "no setting has that name, so give"
             raise UserError(f"the loss {name} needs {missing}: {way} it a default in its code")
     return loss(**{key: value for key, value in given.items() if key in own})
-
-
-def _settings_of(loss: Callable) -> dict[str, inspect.Parameter] | None:
-    """The arguments of a loss by name; None if it takes any, as with **settings."""
-    if inspect.isclass(loss) and loss.__init__ is nn.Module.__init__:
-        return {}
-    parameters = dict(inspect.signature(loss).parameters)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return None if takes_any else parameters
 
 
 def one_row_per_image(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple:

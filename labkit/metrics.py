@@ -147,36 +147,25 @@ def auc(scores, labels) -> float:
     return sum(wins) / (2.0 * len(targets) * len(imposters))
 
 
-def threshold_at_far(scores, labels, far: float) -> float:
-    """Return the lowest score that, as a threshold, keeps FAR at or below `far` (a fraction).
-
-    When even the highest score is too low, the next larger number after it.
-    """
-    return _threshold_at_far(*_sorted_classes(scores, labels), far)
-
-
-def _threshold_at_far(targets: np.ndarray, imposters: np.ndarray, far: float) -> float:
-    if not 0.0 <= far <= 1.0:
-        raise UserError(f"a false-accept rate must be a fraction from 0 to 1, got {far}")
-    number = len(imposters)
-    allowed = min(int(far * number) + 1, number)  # imposters that may be accepted
-    while allowed / number > far:
-        allowed -= 1
-    if allowed == number:
-        return float(min(targets[0], imposters[0]))
-    refused = imposters[number - 1 - allowed]
-    above = [c[i] for c in (targets, imposters) if (i := c.searchsorted(refused, "right")) < len(c)]
-    return float(min(above) if above else np.nextafter(refused, np.inf))
-
-
 def tar_at_far(scores, labels, fars: Sequence[float] = (0.1, 0.01, 0.001)) -> np.ndarray:
     """Return the true-accept rates, float64 (len(fars),), at false-accept rates of at most `fars`.
 
     Each is the best that some threshold reaches; nothing is interpolated.
     """
-    targets, imposters = _sorted_classes(scores, labels)
-    thresholds = [_threshold_at_far(targets, imposters, far) for far in fars]
-    return 1.0 - np.searchsorted(targets, thresholds) / len(targets)
+    if not all(0.0 <= far <= 1.0 for far in fars):
+        raise UserError(f"a false-accept rate must be a fraction from 0 to 1, got {fars}")
+    rates, tar, _ = roc(scores, labels)
+    return tar[rates.searchsorted(fars, "right") - 1]
+
+
+def threshold_at_far(scores, labels, far: float) -> float:
+    """Return the lowest score that, as a threshold, keeps FAR at or below `far` (a fraction).
+
+    When even the highest score is too low, the next larger number after it.
+    """
+    rates, _, thresholds = roc(scores, labels)
+    at = rates.searchsorted(far, "right") - 1
+    return float(thresholds[at] if at else np.nextafter(thresholds[1], np.inf))
 
 
 def min_dcf(scores, labels, p_target: float = 0.05) -> float:

@@ -311,7 +311,6 @@ def test_settings_reach_the_losses_that_take_them(monkeypatch):
     ("name", "settings", "message"),
     [
         ("softmaxx", {}, "unknown loss 'softmaxx'; did you mean softmax"),
-        ("amsoftmax", {"marign": 1}, "no loss has a setting marign"),
         ("amsoftmax", {"num_classes": None}, "needs num_classes: set it"),
         ("amsoftmax", {"num_classes": 1}, "num_classes must be 2 or more, not 1"),
         ("amsoftmax", {"margin": -0.1}, "margin must be 0 or more"),

@@ -211,20 +211,12 @@ def test_the_network_in_a_checkpoint_is_found_by_its_layers(tmp_path, name, pref
     assert torch.equal(fresh.fc.weight, weights["fc.weight"])
 
 
-def test_another_networks_checkpoint_is_told_with_the_layer_that_differs(tmp_path):
+def test_a_checkpoint_that_lacks_a_layer_fits_no_network(tmp_path):
     whole = ThinResNet34(8).state_dict()
     incomplete = {key: whole[key] for key in whole if key != "layer3.1.bn2.running_var"}
-    larger = build_model("ThinResNet50", 8).state_dict()
-    for weights, name, message in (
-        (whole, "ThinResNet50", "is no ThinResNet50: layer layer1"),
-        (larger, "ThinResNet34", "is no ThinResNet34: layer "),
-        (larger, "ThinResNet50V2", "is no ThinResNet50V2: layer "),
-        (incomplete, "ThinResNet34", "layer layer3.1.bn2.running_var is missing"),
-        (incomplete, None, "fits none of ThinResNet34, "),
-    ):
-        path = write_checkpoint(tmp_path / "m.model", weights)
-        with pytest.raises(UserError, match=message):
-            load_voxceleb_model(path, name)
+    path = write_checkpoint(tmp_path / "m.model", incomplete)
+    with pytest.raises(UserError, match="fits none of ThinResNet34, "):
+        load_voxceleb_model(path)
 
 
 class RunsCode:

@@ -139,7 +139,7 @@ def embedding(reference: Reference, images: int, model: str) -> None:
         expected = torch.cat([features[name] for name in used]).float().numpy()
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
         device = best_device()
-        ours = load_voxceleb_model(weights, model).eval().to(device)
+        ours = load_voxceleb_model(weights).eval().to(device)
         for precision in dict.fromkeys(["fp32", mixed_precision(device).replace("no", "fp32")]):
             embedder = Embedder.of_model(ours, InputSpec(), 512, quiet=True, precision=precision)
             paths = [folder / name for name in used]
