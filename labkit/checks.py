@@ -75,10 +75,8 @@ def check_network_and_loss(
     value, accuracy = output if isinstance(output, tuple) and len(output) == 2 else (None, None)
     is_scalar = isinstance(value, torch.Tensor) and value.shape == () and value.requires_grad
     if not is_scalar or (isinstance(accuracy, torch.Tensor) and accuracy.numel() != 1):
-        raise UserError(
-            f"the loss {config.loss} must return LossOutput(loss, accuracy), a tensor of one "
-            f"number with a gradient and a number or None; it gives {_in_words(output)}"
-        )
+        must = "must return LossOutput(loss, accuracy), a scalar with a gradient and one or None"
+        raise UserError(f"the loss {config.loss} {must}; it gives {_in_words(output)}")
     trained = [p for p in (*network.parameters(), *loss.parameters()) if p.requires_grad]
     outputs = embeddings.sum() + value
     *gradients, back = torch.autograd.grad(outputs, [*trained, random], allow_unused=True)

@@ -15,24 +15,14 @@ from labkit.config import PRESETS, TrainConfig, read_settings
 from labkit.registry import load_plugin
 from labkit.utils import StopSignals, UserError
 
-VOXCELEB_FLAGS = dict(
-    nOut="embedding_size",
-    initial_model="initial_weights",
-    trainfunc="loss",
-    nClasses="num_classes",
-    nPerClass="images_per_class",
-    max_img_per_cls="max_images_per_class",
-    nDataLoaderThread="workers",
-    save_path="run_dir",
-    train_path="train_dir",
-    train_ext="train_extensions",
-    test_path="val_dir",
-    test_list="val_list",
-    mixedprec="mixed_precision",
-    test_interval="val_interval",  # and lr_step_epochs: that trainer has one number for both
-    gpu="device",
-)
-"""Flags of the VoxCeleb trainer and the settings that they stand for."""
+# Flags of the VoxCeleb trainer and the settings that they stand for; test_interval stands for
+# lr_step_epochs too, as that trainer has one number for both.
+VOXCELEB_FLAGS = dict(flag.split("=") for flag in """
+nOut=embedding_size initial_model=initial_weights trainfunc=loss nClasses=num_classes
+nPerClass=images_per_class max_img_per_cls=max_images_per_class nDataLoaderThread=workers
+save_path=run_dir train_path=train_dir train_ext=train_extensions test_path=val_dir
+test_list=val_list mixedprec=mixed_precision test_interval=val_interval gpu=device
+""".split())  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

@@ -43,27 +43,22 @@ def launch(
     if num_processes == 1:
         return fit(config, after_epoch=after_epoch)
     if torch.cuda.is_initialized():
-        raise UserError(
-            "this notebook has used a GPU already, which its processes cannot share: restart the "
-            "kernel and run the training cell before others that compute on the GPU"
-        )
+        why = "this notebook has used a GPU already, which its processes cannot share"
+        raise UserError(f"{why}: restart the kernel and run the training cell before other cells")
     AcceleratorState._reset_state(reset_partial_state=True)
     with tempfile.TemporaryDirectory() as scratch, StopSignals():  # restores the handlers
         message, cell = Path(scratch) / "message.txt", sys.stdout
         try:
             # What the launcher prints itself names devices that may not be the ones used.
             with contextlib.redirect_stdout(io.StringIO()):
-                arguments = (config, cell, str(message))
-                notebook_launcher(
-                    _one_process, arguments, num_processes, use_port=str(get_free_port())
-                )
+                arguments, port = (config, cell, str(message)), str(get_free_port())
+                notebook_launcher(_one_process, arguments, num_processes, use_port=port)
         except (ChildFailedError, SignalException) as error:
             kind, _, text = message.read_text().partition("\n") if message.exists() else ("",) * 3
             if isinstance(error, SignalException) or kind == "Stopped":
                 raise Stopped(text or f"stopped by a signal; {config.run_dir} goes on") from None
-            raise UserError(
-                text or f"training in {num_processes} processes failed: what they printed says why"
-            ) from (None if text else error)
+            why = f"training in {num_processes} processes failed: what they printed says why"
+            raise UserError(text or why) from (None if text else error)
     folder = RunFolder(config.run_dir)
     result = folder.result(TrainingState(**folder.load_state()["position"]))
     if after_epoch:

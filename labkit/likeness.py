@@ -61,16 +61,16 @@ class Calibration:
         if percentile < 50:
             return "not much alike: many pairs of different people are closer"
         pairs = f"{percentile:.1f} % of pairs" if percentile < 99.9 else "nearly every pair"
-        share = f"{'' if self.measured(among) else 'about '}{found:.0f}"
         fewest = max(1, 100 / self._rows.shape[1])  # less cannot be told with so few people
-        if found > 99 or found < fewest:
-            share = "more than 99" if found > 99 else f"fewer than {ceil(fewest)}"
+        share = f"{'' if self.measured(among) else 'about '}{found:.0f}"
+        share = "more than 99" if found > 99 else share
+        share = f"fewer than {ceil(fewest)}" if found < fewest else share
         phrase = f"closer than {pairs} of different people; among {among:,} a stranger finds one"
         return f"{phrase} this close in {share} of 100 searches"
 
 
 def calibrate(embedder, pairs: PairList, root: str | Path) -> Calibration:
-    """Search for each photo of a pair list among all the other people in it, who are strangers.
+    """Search for each photo of a labelled list among all the other people in it, who are strangers.
 
     A photo is compared with the mean of a person's listed photos, as in a search. `root` is the
     images' folder. Raises UserError for a blind list, an unreadable file, or one person alone.

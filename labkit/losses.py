@@ -42,14 +42,10 @@ class EmbeddingLoss(nn.Module):
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> LossOutput:
         """Return the loss and the accuracy of one batch.
 
-        Args:
-            embeddings: (batch, images_per_class, embedding_size), floating point, not normalized;
-                one row per identity. float16 and bfloat16 become float32, also under autocast.
-            labels: (batch,), int64, no identity twice. For a loss with `num_classes` they lie in
-                0 … num_classes - 1; the others only ask which are equal.
-
-        Raises ValueError for shapes that do not fit, or one identity where images are compared;
-        UserError for too few images per identity (and constructors, for a setting out of range).
+        embeddings: (batch, images_per_class, embedding_size), floating point, not normalized;
+        float16 and bfloat16 become float32. labels: (batch,), int64, no identity twice, in
+        0 … num_classes - 1 for a loss that has it. Raises ValueError for shapes that do not fit, or
+        one identity where images are compared; UserError for too few images per identity.
         """
         name, least = type(self).__name__, self.min_images_per_class
         if embeddings.ndim != 3 or labels.shape != embeddings.shape[:1]:
@@ -150,13 +146,10 @@ class Triplet(EmbeddingLoss):
 
     loss = mean over triplets of max(0, |a - p|² - |a - n|² + margin), on embeddings of unit
     length. The anchor is the first image of an identity, the positives are its other images, one
-    triplet each; the negative is an image of another identity of the batch. The margin is in
-    squared distances, which reach from 0 to 4.
-    Accuracy: percent of triplets whose positive is nearer than their negative.
-
-    mining: how the negative is chosen: "random" (any, with PyTorch's global CPU generator),
+    triplet each; the negative is an image of another identity of the batch, by `mining`: "random",
     "semihard" (the nearest of those farther away than the positive, or the farthest of all if none
-    is) or "hard" (the nearest).
+    is) or "hard" (the nearest). The margin is in squared distances, which reach from 0 to 4.
+    Accuracy: percent of triplets whose positive is nearer than their negative.
 
     Source: Schroff et al., FaceNet, 2015 (arXiv:1503.03832), equations 1 to 4.
     """

@@ -23,13 +23,9 @@ class LossLog:
     """
 
     def __init__(
-        self,
-        state: TrainingState,
-        faces: FaceFolder,
-        folder: RunFolder,
-        processes: Processes,
+        self, state: TrainingState, faces: FaceFolder, folder: RunFolder, processes: Processes,
         config: TrainConfig,
-    ):
+    ):  # fmt: skip
         self.state, self.faces, self.folder, self.processes = state, faces, folder, processes
         self.own_loss = "" if is_built_in(LOSSES.get(config.loss)) else config.loss
         precise = torch.float32 if processes.device.type == "mps" else torch.float64
@@ -60,10 +56,9 @@ class LossLog:
         names = {name for some in self.processes.gather(state.unreadable) for name in some}
         state.unreadable = sorted(names)
         if len(names) > MAX_UNREADABLE * state.images:
-            raise UserError(
-                f"{len(names)} of {state.images} images in {self.faces.root} cannot be decoded, "
-                f"more than 1 %: {', '.join(state.unreadable[:10])}; mend them or remove them"
-            )
+            what = f"{len(names)} of {state.images} images in {self.faces.root} cannot be decoded"
+            some = ", ".join(state.unreadable[:10])
+            raise UserError(f"{what}, more than 1 %: {some}; mend them or remove them")
         state.loss_sum, state.accuracy_sum = self.processes.mean(self.sums)
         loss, accuracy = state.loss_sum / state.step, state.accuracy_sum / state.step
         return f"loss {loss:.3f}" + ("" if math.isnan(accuracy) else f", accuracy {accuracy:.1f} %")
@@ -81,8 +76,7 @@ class LossLog:
             advice = f"the loss {self.own_loss} is your own: {look}, or {advice}"
         listed = self.folder.path / "failed_batch.txt"
         self.processes.on_main(lambda: write_text(listed, "\n".join(names) + "\n"))
-        raise UserError(
-            f"the loss became {loss} in step {step} of epoch {self.state.epoch + 1}, on the batch "
-            f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''} (all in {listed}); "
-            f"{self.folder.last_checkpoint()}: {advice}"
-        )
+        where = f"in step {step} of epoch {self.state.epoch + 1}, on the batch"
+        some = f"{', '.join(names[:5])}{', …' * (len(names) > 5)} (all in {listed})"
+        last = self.folder.last_checkpoint()
+        raise UserError(f"the loss became {loss} {where} {some}; {last}: {advice}")

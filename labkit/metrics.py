@@ -326,11 +326,9 @@ class PairedDifference:
         verdict = "cannot be told apart from"
         if self.significant:
             verdict = "is better than" if self.difference < 0 else "is worse than"
-        return (
-            f"{name_b} {verdict} {name_a}: {self.b:.2f} against {self.a:.2f}, difference "
-            f"{self.difference:+.2f}, {self.level:.0%} interval {self.low:+.2f} to "
-            f"{self.high:+.2f} (p = {self.p_value:.3f})"
-        )
+        interval = f"{self.level:.0%} interval {self.low:+.2f} to {self.high:+.2f}"
+        measured = f"{self.b:.2f} against {self.a:.2f}, difference {self.difference:+.2f}"
+        return f"{name_b} {verdict} {name_a}: {measured}, {interval} (p = {self.p_value:.3f})"
 
 
 def paired_difference(

@@ -138,14 +138,10 @@ def fit(
         faces = processes.on_main(lambda: scan(cache=folder.path / "train_scan.npz"))
         pairs = processes.on_main(lambda: _validation_pairs(config)) if config.val_list else None
         accelerator.print(check_data(faces, config, state, processes.count), end="")
-        loader = train_loader(
-            faces,
-            config,
-            workers=0 if config.workers is None and device.type == "cpu" else config.workers,
-            rank=processes.rank,
-            processes=processes.count,
-            pin_memory=device.type == "cuda",
-        )
+        workers = 0 if config.workers is None and device.type == "cpu" else config.workers
+        share = dict(rank=processes.rank, processes=processes.count)
+        pinned = device.type == "cuda"
+        loader = train_loader(faces, config, workers=workers, pin_memory=pinned, **share)
         cleanup.callback(close_loader, loader)
         spec = InputSpec(image_size=config.image_size)
         network = build_model(config.model, config.embedding_size)
@@ -153,25 +149,19 @@ def fit(
             report = load_initial_weights(network, config.initial_weights)
             accelerator.print(f"{config.initial_weights}: {report}")
         loss = build_and_check_loss(config, len(faces.identities))
-        some_unused = (
-            check_network_and_loss(network, loss, spec, config) or config.freeze_epochs > 0
-        )
+        some_unused = check_network_and_loss(network, loss, spec, config)
+        some_unused = some_unused or config.freeze_epochs > 0
         network.to(device, memory_format=devices.memory_format(device))
         network_and_loss = nn.ModuleDict(dict(network=network, loss=loss.to(device)))
-        optimizer = accelerator.prepare(
-            OPTIMIZERS[config.optimizer](
-                network_and_loss.parameters(),
-                lr=config.lr,
-                weight_decay=config.weight_decay,
-                fused=device.type in ("cpu", "cuda"),
-            )
-        )
+        how = dict(lr=config.lr, weight_decay=config.weight_decay)
+        how["fused"] = device.type in ("cpu", "cuda")
+        optimizer = OPTIMIZERS[config.optimizer](network_and_loss.parameters(), **how)
+        optimizer = accelerator.prepare(optimizer)
         run = _Run(folder, state, network_and_loss, optimizer, accelerator)
         if saved:
             run.restore(saved)
-            accelerator.print(
-                f"{folder.path}: going on in epoch {state.epoch + 1} after step {state.step}"
-            )
+            where = f"in epoch {state.epoch + 1} after step {state.step}"
+            accelerator.print(f"{folder.path}: going on {where}")
         # The same weights as `network` and `loss`; their gradients are averaged over processes.
         parallel_network = torch.compile(network) if config.compile else network
         parallel_network = processes.wrap(parallel_network, find_unused=some_unused)
@@ -192,14 +182,9 @@ def fit(
             loader.sampler.set_epoch(epoch, state.step)
             log = LossLog(state, faces, folder, processes, config)
             began, first_step = time.monotonic(), state.step
-            bar = progress(
-                total=(steps - first_step) * images_per_step,
-                desc=f"epoch {epoch + 1}/{config.max_epoch}",
-                unit="image",
-                leave=False,
-                quiet=not processes.main,
-            )
-            with bar:
+            shown = dict(desc=f"epoch {epoch + 1}/{config.max_epoch}", unit="image", leave=False)
+            images_left = (steps - first_step) * images_per_step
+            with progress(total=images_left, quiet=not processes.main, **shown) as bar:
                 # After the last step of an epoch a resumed run has its validation left alone.
                 for batch in loader if first_step < steps else ():
                     for group in optimizer.param_groups:
@@ -247,10 +232,8 @@ def fit(
             if not last:
                 _raise_if(processes.any(stop)[0], stop, folder)
         if state.unreadable:
-            accelerator.print(
-                f"{len(state.unreadable)} images could not be decoded and were skipped: "
-                + ", ".join(state.unreadable)
-            )
+            names = ", ".join(state.unreadable)
+            accelerator.print(f"{len(state.unreadable)} images were skipped, unreadable: {names}")
         processes.finish()
         return folder.result(state)
 
@@ -270,20 +253,13 @@ class _Run:
         state, scaler = self.state, self.accelerator.scaler
         for name, value in self.network_and_loss.named_parameters():
             if not bool(torch.isfinite(value).all()):
-                raise UserError(
-                    f"the weights {name} are no longer numbers after step {state.step} of epoch "
-                    f"{state.epoch + 1}; {self.folder.last_checkpoint()}: lower lr, or train "
-                    "without mixed precision"
-                )
-        self.folder.save_state(
-            dict(
-                position=vars(state),
-                module=self.network_and_loss.state_dict(),
-                optimizer=self.optimizer.state_dict(),
-                scaler=None if scaler is None else scaler.state_dict(),
-                random=devices.random_state(self.accelerator.device),
-            )
-        )
+                where = f"no longer numbers after step {state.step} of epoch {state.epoch + 1}"
+                advice = "lower lr, or train without mixed precision"
+                last = self.folder.last_checkpoint()
+                raise UserError(f"the weights {name} are {where}; {last}: {advice}")
+        saved = dict(position=vars(state), module=self.network_and_loss.state_dict())
+        saved |= dict(optimizer=self.optimizer.state_dict(), scaler=scaler and scaler.state_dict())
+        self.folder.save_state(saved | dict(random=devices.random_state(self.accelerator.device)))
         self.folder.write_metrics(state.rows)
 
     def restore(self, saved: dict) -> None:
@@ -292,10 +268,8 @@ class _Run:
             self.network_and_loss.load_state_dict(saved["module"])
             self.optimizer.load_state_dict(saved["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"the network or the loss is not the one that {self.folder.path} was trained with "
-                f"({short_reason(error)}): choose another run folder"
-            ) from error
+            what = f"the network or the loss is not that of {self.folder.path}"
+            raise UserError(f"{what} ({short_reason(error)}): choose another run folder") from error
         if self.accelerator.scaler is not None and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         devices.set_random_state(saved["random"], self.accelerator.device)
@@ -322,10 +296,8 @@ def _validate_or_stop(
 
 def _raise_if(stopping: bool, stop: StopSignals, folder: RunFolder) -> None:
     if stopping:
-        raise Stopped(
-            f"stopped by {stop.name or 'a signal to another process'} with everything saved in "
-            f"{folder.path}: the same command goes on from here"
-        )
+        what = f"stopped by {stop.name or 'a signal to another process'} with everything saved in"
+        raise Stopped(f"{what} {folder.path}: the same command goes on from here")
 
 
 def _row(

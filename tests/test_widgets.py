@@ -14,8 +14,7 @@ from labkit.crop import Face
 from labkit.data.images import jpeg_bytes
 from labkit.gallery import Gallery
 from labkit.likeness import Calibration
-from labkit.widgets import LookalikeApp, heat, with_boxes
-from labkit.widgets.photo_view import PhotoView
+from labkit.widgets import LookalikeApp, PhotoView, heat, with_boxes
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def photo_bytes() -> bytes:
 @pytest.fixture
 def two_faces(monkeypatch):
     found = [Face((20, 20, 90, 90), 1.5), Face((110, 30, 160, 80), 0.9)]
-    monkeypatch.setattr("labkit.widgets.lookalike.find_faces", lambda photo: found)
+    monkeypatch.setattr("labkit.widgets.find_faces", lambda photo: found)
 
 
 def from_browser(app, kind, value=None, *buffers):
@@ -179,7 +178,7 @@ def test_nothing_of_the_photo_is_in_the_output_until_it_is_kept(app, two_faces, 
         displayed.append(thing)
         return SimpleNamespace(update=kept.append)
 
-    monkeypatch.setattr("labkit.widgets.lookalike.display", display)
+    monkeypatch.setattr("labkit.widgets.display", display)
     app._ipython_display_()
     app.show_photo(photo_bytes(), "me.jpg")
     assert displayed[0] is app.widget and displayed[1].data == "" and kept == []

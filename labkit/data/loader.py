@@ -59,10 +59,8 @@ class IdentityBatchSampler(Sampler):
         self._groups = images // each
         if (usable := np.count_nonzero(self._groups)) < size:
             most = f"batch_size to {usable}" if usable else f"images_per_class to {images.max()}"
-            raise UserError(
-                f"{folder.root} has {usable} identities with {each} or more images for a batch of "
-                f"{size}: set {most} or less"
-            )
+            found = f"{folder.root} has {usable} identities with {each} or more images"
+            raise UserError(f"{found} for a batch of {size}: set {most} or less")
         # The most batches that can be filled when an identity comes at most once in each.
         self.steps = int(self._groups.sum()) // size
         while (groups := int(np.minimum(self._groups, self.steps).sum())) < self.steps * size:

@@ -1,5 +1,7 @@
-"""Scores of a pair list, and what they say: the numbers, and who and what is hard."""
+"""Scores of a pair list, and what they say: the numbers, who and what is hard, a report page."""
 
+import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,16 @@ from PIL import ImageOps
 from labkit import metrics
 from labkit.data import PairList, decode_image
 from labkit.embed import check_embeddings
-from labkit.utils import UserError, l2_normalize, progress
+from labkit.utils import (
+    UserError,
+    atomic_path,
+    l2_normalize,
+    progress,
+    render_page,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 FARS = (0.1, 0.01, 0.001)
 
@@ -20,11 +31,10 @@ def direction_hint(eer: float) -> str:
 
 
 def score_pairs(embedder, pairs: PairList, root: str | Path, *, flip: bool = False) -> np.ndarray:
-    """Return the cosine of each pair, float32 (n,) in [-1, 1]; each image is embedded once.
+    """Return the cosine of each pair, float32 (n,) in [-1, 1]; UserError for a file of no use.
 
     `embedder` is an `Embedder` or anything with its `files` method and call, `root` the test
     folder. With `flip`, the embeddings of a picture and of its horizontal flip are averaged.
-    Raises UserError for a file that is missing or unreadable.
     """
     paths = [Path(root) / name for name in pairs.files]
     if missing := [name for name, path in zip(pairs.files, paths) if not path.is_file()]:
@@ -69,15 +79,10 @@ def identity_eer(scores: np.ndarray, pairs: PairList) -> dict[str, float]:
 class VerificationReport:
     """What one system reaches on one labelled pair list.
 
-    Attributes:
-        name, scores (n,), pairs, bootstrap (draws per interval, 0 for none), level, seed: as given.
-        eer, voxceleb_eer: in percent. threshold: of the EER. hint: of `direction_hint`.
-        eer_interval: (low, high) of the EER, by resampling identities, the one to quote.
-        eer_pair_interval: by resampling pairs, for comparison. None without a bootstrap.
-        auc, min_dcf: fractions. tar_at_far, threshold_at_far: by false-accept rate.
-        targets, imposters, people: how many pairs and identities there are.
-        identity_eer: see the function.
-        hardest_targets, hardest_imposters: indices of pairs, hardest first.
+    eer, voxceleb_eer and identity_eer are in percent; auc, min_dcf and tar_at_far (by false-accept
+    rate) are fractions. eer_interval is by resampling identities, the one to quote;
+    eer_pair_interval by resampling pairs; both None with `bootstrap` 0, the draws per interval.
+    hardest_targets and hardest_imposters are indices of pairs, hardest first.
     """
 
     def __init__(self, scores, pairs: PairList, name="system", bootstrap=1000, level=0.95, seed=0):
@@ -137,13 +142,89 @@ class VerificationReport:
     def summary(self) -> str:
         """Return a few lines for people."""
         rates = ", ".join(f"{tar:.1%} at {far:.1%}" for far, tar in self.tar_at_far.items())
-        return (
-            f"{self.name}: EER {self.eer:.2f} % ({self.level:.0%} interval {self.interval_text()}) "
-            f"at threshold {self.threshold:.3f}\n"
-            f"  {self.targets:,} target and {self.imposters:,} imposter pairs, "
-            f"{len(self.pairs.files):,} images of {self.people:,} identities, "
-            f"known by {self.pairs.people[1]}\n"
-            f"  true accepts at a false-accept rate: {rates}\n"
-            f"  AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}, "
-            f"VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %" + (self.hint and f"\n  {self.hint}")
-        )
+        interval = f"({self.level:.0%} interval {self.interval_text()})"
+        pairs = f"{self.targets:,} target and {self.imposters:,} imposter pairs"
+        images = f"{len(self.pairs.files):,} images of {self.people:,} identities"
+        others = f"AUC {self.auc:.4f}, minimum DCF {self.min_dcf:.3f}"
+        lines = [
+            f"{self.name}: EER {self.eer:.2f} % {interval} at threshold {self.threshold:.3f}",
+            f"{pairs}, {images}, known by {self.pairs.people[1]}",
+            f"true accepts at a false-accept rate: {rates}",
+            f"{others}, VoxCeleb trainer's EER {self.voxceleb_eer:.2f} %",
+        ]
+        return "\n  ".join([*lines, self.hint][: len(lines) + bool(self.hint)])
+
+
+def save_report(
+    reports: Sequence[VerificationReport],
+    folder: str | Path,
+    root: str | Path | None = None,
+    others: Sequence[VerificationReport] = (),
+) -> dict[str, Path]:
+    """Write one report about one system or several into a folder, and return the paths by name.
+
+    Files: `summary.json` (`{"systems": [...], "comparisons": [...]}`), `report.html`, the figures
+    as PNG and together as `report.pdf`. With `root`, the test folder, the hardest pairs are shown.
+    Systems measured on the same pairs are compared with the first one. `others` are in the numbers
+    and the curves, without figures of their own. Raises UserError when two have one name.
+    """
+    from matplotlib.backends.backend_pdf import PdfPages  # slow to import
+
+    systems = [*reports, *others]
+    names = [system.name for system in systems]
+    if not reports or len(set(names)) < len(names):
+        raise UserError(f"give reports with different names, got: {', '.join(names) or 'none'}")
+    files = {"summary": "summary.json", "pdf": "report.pdf", "html": "report.html"}
+    paths = {name: Path(folder, file) for name, file in files.items()}
+    comparisons = _compare(systems)
+    summary = {
+        "systems": [system.to_dict() for system in systems],
+        "comparisons": [{"name_a": names[0], "name_b": b, **vars(d)} for b, d in comparisons],
+    }
+    write_json(paths["summary"], summary)
+    shown = []
+    with atomic_path(paths["pdf"]) as temporary, PdfPages(temporary) as pdf:
+        for kind, system, figure in _figures(reports, systems, root):
+            number = f"-{names.index(system) + 1}" if system and len(reports) > 1 else ""
+            png, name = figure._repr_png_(), f"{kind}{number}"
+            pdf.savefig(figure)
+            paths[name] = Path(folder, f"{name}.png")
+            write_bytes(paths[name], png)
+            heading = system if len(systems) > 1 else ""
+            shown.append({"kind": kind, "system": heading, "png": base64.b64encode(png).decode()})
+    sentences = [difference.summary(names[0], name) for name, difference in comparisons]
+    template = Path(__file__).with_name("report.html")
+    page = render_page(template, systems=systems, comparisons=sentences, figures=shown)
+    write_text(paths["html"], page)
+    return paths
+
+
+def _compare(systems: Sequence) -> list[tuple[str, metrics.PairedDifference]]:
+    """The name of each system on the pairs of the first, and the difference of their EERs."""
+    first, found = systems[0], []
+    for other in systems[1:] if first.bootstrap else ():
+        parts = ("files", "left", "right", "labels")
+        if all(np.array_equal(*(getattr(s.pairs, part) for s in (first, other))) for part in parts):
+            difference = metrics.paired_difference(
+                first.scores, other.scores, first.pairs.labels, *first.pairs.identities(),
+                level=first.level, samples=first.bootstrap, seed=first.seed,
+            )  # fmt: skip
+            found.append((other.name, difference))
+    return found
+
+
+def _figures(reports: Sequence, systems: Sequence, root: str | Path | None):
+    """Yield (kind, name of the system or "" for all, figure), in the order of the page."""
+    from labkit import plots
+
+    curves = {system.name: (system.scores, system.pairs.labels) for system in systems}
+    yield "det", "", plots.det_curve(curves)
+    yield "roc", "", plots.roc_curve(curves)
+    for report in reports:
+        name, pairs, scores = report.name, report.pairs, report.scores
+        yield "scores", name, plots.score_histogram(scores, pairs.labels, report.threshold)
+        if report.identity_eer:
+            yield "identities", name, plots.identity_eer(report)
+        if root is not None:
+            for kind in ("hardest_targets", "hardest_imposters"):
+                yield kind, name, plots.pair_sheet(pairs, scores, getattr(report, kind), root)

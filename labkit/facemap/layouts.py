@@ -86,14 +86,11 @@ def faithfulness(
 ) -> dict[str, float]:
     """Return how far a map (n, 2) of embeddings (n, d) can be trusted, by k nearest neighbours.
 
-    `k` is lowered when there are few faces; above 2,000 faces a random 2,000 are measured.
-
-    Returns:
-        `trustworthiness` in [0, 1] (Venna and Kaski 2001; 1: no face is a neighbour on the map
-        that is far in the embedding), `neighbours_kept` in [0, 1] (share of the true neighbours
-        that are neighbours on the map), with labels `identity_purity` in [0, 1] (share of the
-        neighbours on the map that are the same person, of as many as there can be), and `k`.
-        With fewer than three faces all are 1.
+    `k` is lowered when there are few faces; above 2,000 faces a random 2,000 are measured. Returns
+    `trustworthiness` (Venna and Kaski 2001; 1: no face is a neighbour on the map that is far in
+    the embedding), `neighbours_kept` (share of the true neighbours that are neighbours on the
+    map), with labels `identity_purity` (share of the neighbours on the map that are the same
+    person, of as many as there can be), all in [0, 1], and `k`.
     """
     from sklearn.manifold import trustworthiness
     from sklearn.neighbors import NearestNeighbors

@@ -38,18 +38,12 @@ def to_html(
 ) -> Path:
     """Write an interactive page: hover, search, pan, zoom; a click lights up the nearest faces.
 
-    Args:
-        xy: a map (n, 2), or several by name ("umap", "tsne", "pca" or any) to switch between.
-        thumbnails: n pictures: PIL images, uint8 arrays, JPEG bytes or paths.
-        names: n names to show and to search.
-        embeddings: (n, d); for the nearest faces on a click and the figures at the foot.
-        labels: identities (n,); adds the identity purity at the foot.
-        details: n second lines, such as a name in Hangul; searched too.
-        attributes: name → n values (text or numbers) to colour the frames by.
-        chosen: index of a face that is lit up when the page opens.
-        note: a line at the top, such as that the faces are synthetic.
-
-    Raises UserError when lengths differ or the file cannot be written.
+    xy: a map (n, 2), or several by name ("umap", "tsne", "pca" or any) to switch between.
+    thumbnails: n pictures: PIL images, uint8 arrays, JPEG bytes or paths. embeddings: (n, d), for
+    the nearest faces on a click. labels: identities (n,), for the identity purity at the foot.
+    names, details: n first and second lines to show and search. attributes: name → n values (text
+    or numbers) to colour the frames by. chosen: index of a face that is lit up at first. note: a
+    line at the top. Raises UserError when lengths differ or the file cannot be written.
     """
     maps = dict(xy) if isinstance(xy, Mapping) else {"map": xy}
     count = len(next(iter(maps.values())))

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from labkit.facemap.layouts import faithfulness
-from labkit.plots.figures import LabFigure, as_picture, fonts, panels, show_picture, styled, text
+from labkit.plots import LabFigure, as_picture, fonts, panels, show_picture, styled, text
 from labkit.utils import UserError, atomic_path
 
 MAX_EXACT = 2500  # faces on a grid by optimal assignment
