@@ -1,5 +1,6 @@
 """What an exercise is, and the check that stands under it in a notebook."""
 
+import builtins
 import json
 import linecache
 import os
@@ -168,5 +169,5 @@ def close(got, right, tolerance: float = 1e-4) -> bool:
 
 
 def say(colour: str, text: str) -> None:
-    colours = "ipykernel" in sys.modules or sys.stdout.isatty()
+    colours = hasattr(builtins, "get_ipython") or sys.stdout.isatty()  # a notebook, a terminal
     print(f"{colour}{text}\x1b[0m" if colours else text)

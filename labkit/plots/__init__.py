@@ -9,4 +9,11 @@ from labkit.plots.curves import (
     show_curves,
     training_curves,
 )
-from labkit.plots.figures import face_sheet, image_grid, lookalike_sheet, pair_sheet, thumbnail
+from labkit.plots.figures import (
+    face_sheet,
+    image_grid,
+    lookalike_sheet,
+    matrix,
+    pair_sheet,
+    thumbnail,
+)
