@@ -70,7 +70,7 @@ def check(number: str, *answers: Callable, seed: int = 0) -> bool:
         raise UserError(f"no exercise {number!r}{did_you_mean(number, EXERCISES)}")
     about = EXERCISES[number]
     message = try_answers(about, answers, seed)
-    name = f"Exercise {number}, {about.title}"
+    name = f"Exercise {number}, {about.title}" + (", other inputs" if seed else "")
     points = f"{about.points} point{'s' if about.points > 1 else ''}"
     if message is None:
         say(GREEN, f"✓ {name}: solved ({points}).")
