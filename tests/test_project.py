@@ -24,8 +24,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # From the top down: a module may import the ones before it.
 ORDER = """
     utils registry config metrics data models losses checkpoint devices distributed checks embed
-    gradcache losslog train launch evaluate crop likeness gallery plots facemap widgets synth lab
-    notebooks doctor commands cli __main__
+    gradcache losslog train launch evaluate crop likeness gallery plots facemap widgets exercises
+    synth lab notebooks doctor commands cli __main__
 """.split()
 
 

@@ -16,7 +16,8 @@ from labkit.utils import UserError, progress
 class DataDirectory:
     """A folder with pretrain/ train/ val/ test/, val_pairs.csv, test_pairs.csv, test_blind.csv.
 
-    Those are also the names of its attributes, each a path. The blind list may be missing.
+    Those are also the names of its attributes, each a path. The blind list may be missing, and so
+    may pretrain_val/ with pretrain_val_pairs.csv: people like those of pretrain/, to measure on.
     """
 
     def __init__(self, root: str | Path):
@@ -25,6 +26,8 @@ class DataDirectory:
         self.val, self.test = self.root / "val", self.root / "test"
         self.val_pairs, self.test_pairs = self.root / "val_pairs.csv", self.root / "test_pairs.csv"
         self.test_blind = self.root / "test_blind.csv"
+        self.pretrain_val = self.root / "pretrain_val"
+        self.pretrain_val_pairs = self.root / "pretrain_val_pairs.csv"
 
     def scan(self, name: str, *, cache: str | Path | None = None) -> FaceFolder:
         """Return a face folder by its name; `cache` is as in `check`."""
@@ -34,7 +37,7 @@ class DataDirectory:
         return folder
 
     def check(self, *, cache: str | Path | None = None, pictures: int = 0) -> dict[str, FaceFolder]:
-        """Return the four face folders by name; the folder `cache` keeps their listings.
+        """Return the face folders by name; the folder `cache` keeps their listings.
 
         Raises UserError that lists every problem at once: missing or empty folders, identities
         without an image, people to train on who are in val or test too, bad tables and pair lists,
@@ -43,7 +46,8 @@ class DataDirectory:
         if not self.root.is_dir():
             raise UserError(f"the data directory {self.root} does not exist")
         problems, folders = [], {}
-        for root in (self.pretrain, self.train, self.val, self.test):
+        optional = [self.pretrain_val] if self.pretrain_val.is_dir() else []
+        for root in (self.pretrain, self.train, self.val, self.test, *optional):
             try:
                 folder = folders[root.name] = self.scan(root.name, cache=cache)
                 names = {place.name for place in root.iterdir() if place.is_dir()}
@@ -59,16 +63,17 @@ class DataDirectory:
             people[name] = {unicodedata.normalize("NFC", person) for person in folder.identities}
             if twice := len(folder.identities) - len(people[name]):
                 problems.append(f"{folder.root}: {twice} names are there in two Unicode forms")
-        for one, other in product(people.keys() - {"val", "test"}, people.keys() & {"val", "test"}):
+        held_out = people.keys() & {"val", "test", "pretrain_val"}
+        for one, other in product(people.keys() - held_out, held_out):
             if both := sorted(people[one] & people[other]):
                 problems.append(f"{_some(both)} in both {one}/ and {other}/: take them out of one")
-        for path in (self.val_pairs, self.test_pairs, self.test_blind):
-            root = self.val if path == self.val_pairs else self.test
+        optional = [p for p in (self.test_blind, self.pretrain_val_pairs) if p.exists()]
+        for path in (self.val_pairs, self.test_pairs, *optional):
+            root = self.root / path.name.rpartition("_")[0]
             try:
+                pairs = PairList.read(path, root if root.is_dir() else None)
                 if path != self.test_blind:
-                    PairList.read(path, root if root.is_dir() else None).check_labels(path)
-                elif path.exists():
-                    PairList.read(path, root)
+                    pairs.check_labels(path)
             except UserError as error:
                 problems.append(str(error))
         if problems:

@@ -51,8 +51,8 @@ class SynthSizes:
 def make_data_directory(
     out: str | Path, sizes: SynthSizes, *, seed: int = 0, device: str = "cpu"
 ) -> Path:
-    """Render a data directory: pretrain/ (World), train/ val/ test/ (KStars, nobody in two of
-    them), val_pairs.csv, test_pairs.csv and test_blind.csv. What is there already is kept.
+    """Render a data directory: pretrain/ and pretrain_val/ (World), train/ val/ test/ (KStars),
+    nobody in two of them, and pair lists of those to measure on. What is there already is kept.
 
     Returns the directory. Raises UserError when it was made with other settings.
     """
@@ -60,6 +60,10 @@ def make_data_directory(
     make_dataset(
         out / "pretrain", "world", identities=sizes.world_identities, images=sizes.world_images,
         size=sizes.size, seed=seed, device=device,
+    )  # fmt: skip
+    make_dataset(
+        out / "pretrain_val", "world", identities=sizes.val_identities, images=sizes.val_images,
+        size=sizes.size, seed=seed, device=device, first_identity=sizes.world_identities,
     )  # fmt: skip
     first = 0
     for part in ("train", "val", "test"):
@@ -73,6 +77,7 @@ def make_data_directory(
         ("val_pairs.csv", "val", True, 0),
         ("test_pairs.csv", "test", True, 1),
         ("test_blind.csv", "test", False, 2),
+        ("pretrain_val_pairs.csv", "pretrain_val", True, 0),
     ):
         if not (out / name).is_file():
             folder = FaceFolder.scan(out / part)
