@@ -4,8 +4,8 @@
 
 Each submission is STUDENT.zip with cropped images in folders named after the person they show
 (anywhere in it, also in zip files inside) and a spreadsheet (.xlsx or .csv) with the columns File
-and Accept (Y or N). Accepted images are decoded, written anew as JPEG without what cameras note in
-them, and go to
+and Accept (Y or N, O or X, 예 or 아니오). Accepted images are decoded, written anew as JPEG without
+what cameras note in them, and go to
 
     OUT/IDENTITY/NAME-TAG.jpg     TAG is a short code for the student
     OUT/students.csv              student,tag,identity,images,archive,also_from
@@ -178,6 +178,8 @@ def collect_all(
             tag = blake2b(student.encode(), digest_size=4).hexdigest()
             entry = {"student": student, "tag": tag, "sha256": sha256(path), **about}
             entry |= collect(path, tag, limits, quality, job, workers)
+            if not entry["identities"]:  # so that it is read again when it has been mended
+                raise Refused("nothing was taken from it: see its other lines here")
         except Refused as error:
             job.leave_out(path.name, str(error))
         except ValueError as error:

@@ -6,23 +6,23 @@
 writes OUT/test/IDENTITY/image.jpg and OUT/test_pairs.csv, as a data directory has them.
 
 lfw       Labeled Faces in the Wild: 13,233 photos of 5,749 people (200 MB). Its own list for
-          reporting (View 2: 3,000 target and 3,000 imposter pairs, ten folds one after the other)
-          becomes test_pairs.csv; its lists for development become dev_train_pairs.csv and
-          dev_test_pairs.csv. A photo shows more than the face, which lies in its middle at 1/2.2
-          of the width; it is cropped there as the training sets are, unless --whole.
+          reporting (View 2: 3,000 target and 3,000 imposter pairs in ten folds) becomes
+          test_pairs.csv, in LFW's form, which the kit reads; its lists for development become
+          dev_train_pairs.csv and dev_test_pairs.csv. A photo shows more than the face, which lies
+          in its middle at 1/2.2 of the width; it is cropped there as the training sets are, unless
+          --whole.
 olivetti  40 people, 10 photos each, 64 px, grey (4 MB), with a random pair list.
 
 Both come from the internet. Without one, copy the folder that scikit-learn keeps them in
 (--data-home) from a machine that has it. Mind the sets' terms of use: they are for research.
 """
 
-import csv
 import http.client
 import sys
 import tarfile
 import urllib.error
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,9 @@ from PIL import Image
 
 from labkit.cli import natural, positive
 from labkit.crop import crop_face, read_photo
-from labkit.data import FaceFolder, make_pairs
+from labkit.data import FaceFolder, PairList, make_pairs
 from labkit.data.images import jpeg_bytes
-from labkit.utils import UserError, reason, write_bytes, write_csv
+from labkit.utils import UserError, reason, write_bytes
 from parts.job import Job, main, parser
 
 LFW_BOX = 1 / 2.2  # of the photo's side; LFW's README: the detector's box was widened by 2.2
@@ -96,7 +96,7 @@ def lfw(args, job: Job) -> dict:
         job.count("images to write", len(photos))
         return {}
     lists = LFW_LISTS.items()
-    return {"pairs": {ours: write_pairs(home / its, job.out / ours, job) for ours, its in lists}}
+    return {"pairs": {ours: copy_list(home / its, job.out / ours, job) for ours, its in lists}}
 
 
 def crop(photo: Image.Image, size: int) -> bytes:
@@ -105,44 +105,10 @@ def crop(photo: Image.Image, size: int) -> bytes:
     return jpeg_bytes(crop_face(photo, tuple(edges), size), 95)
 
 
-def lfw_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield the pairs of one of LFW's lists: `name 1 2` (target) or `name 1 other 2` (imposter)."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read LFW's list {path}: {reason(error)}") from None
-    for number, row in enumerate(csv.reader(lines, delimiter="\t"), 1):
-        if number == 1 or not row:  # the first line counts the pairs
-            continue
-        try:
-            name, a, *other, b = row
-            (other,) = other or [name]
-            first, second = (f"{who}/{who}_{int(n):04d}.jpg" for who, n in ((name, a), (other, b)))
-        except ValueError:
-            raise UserError(f"{path}, line {number}: expected a pair, found {row}") from None
-        yield int(len(row) == 3), first, second
-
-
-def write_pairs(theirs: Path, ours: Path, job: Job) -> int:
-    """Write one of LFW's lists as a pair list, checked against the photos; return its length.
-
-    The kit's lists hold no pair twice and no photo with itself; such a line is left out.
-    """
-    pairs, seen = [], set()
-    for label, a, b in lfw_pairs(theirs):
-        if a == b or frozenset((a, b)) in seen:
-            job.leave_out(f"{theirs.name}: {a} {b}", "a pair that its list has already")
-            continue
-        seen.add(frozenset((a, b)))
-        pairs.append((label, a, b))
-    files = {file for _, *two in pairs for file in two}
-    missing = sorted(file for file in files if not (job.out / "test" / file).exists())
-    if missing:
-        raise UserError(
-            f"{theirs.name} names {len(missing)} photos that are not there, such as {missing[0]}: "
-            f"delete {theirs.parent} and run this again"
-        )
-    write_csv(ours, pairs)
+def copy_list(theirs: Path, ours: Path, job: Job) -> int:
+    """Copy one of LFW's lists, with its folds, checked against the photos; return its length."""
+    pairs = PairList.read(theirs, job.out / "test")
+    write_bytes(ours, theirs.read_bytes())
     return len(pairs)
 
 

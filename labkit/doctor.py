@@ -30,7 +30,8 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: versions.get(name, "not installed") for name in PACKAGES},
-        "cores": cpu_count(),
+        "cores": cpu_count(),  # by affinity and by the limits of a container
+        "busy_percent": round(psutil.cpu_percent(interval=0.5)),
         "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
         "devices": _devices(),
         "device_used": str(best_device()),
@@ -42,7 +43,8 @@ def examine(data_dir: str | None = None) -> tuple[dict, str]:
     lines = [
         f"labkit {__version__}, Python {found['python']}, {found['system']}",
         ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
-        f"processor cores: {found['cores']}; memory: {found['memory_gib']} GiB",
+        f"processor cores that this process may use: {found['cores']} (the machine is "
+        f"{found['busy_percent']} % busy); memory: {found['memory_gib']} GiB",
         f"devices: {', '.join(found['devices'])}; {found['device_used']} will be used",
         f"disk: {here} GiB free here, {there} GiB in {cache}",
         f"built-in head model: {found['head_model'] or 'made on first use, in about a minute'}",

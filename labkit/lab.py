@@ -7,10 +7,15 @@ OUT/evaluate/   OUT/lookalike/    OUT/facemap/    OUT/notebooks/
 """
 
 import ast
+import os
 import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+
+import psutil
+import torch
+from joblib import cpu_count
 
 from labkit.config import PRESETS, TrainConfig
 from labkit.data import DataDirectory, FaceFolder, PairList
@@ -43,6 +48,7 @@ class Lab:
         self.run_path = Path(str(self.run_dir)).expanduser().absolute()
         data = Path(str(self.data_dir or self.folder("data"))).expanduser().absolute()
         self.settings, self.data = PRESETS[self.preset], DataDirectory(data)
+        leave_cores_to_others()
 
     def folder(self, part: str) -> Path:
         """Return the folder of a part of the lab's results."""
@@ -114,6 +120,20 @@ class Lab:
             with atomic_path(path) as temporary:
                 guest_photo(seed=self.seed).save(temporary, quality=92)
         return path
+
+
+def leave_cores_to_others() -> None:
+    """Compute with as many threads as cores are idle, at least a quarter, where there are four.
+
+    OMP_NUM_THREADS in the environment wins.
+    """
+    if (cores := cpu_count()) < 4 or "OMP_NUM_THREADS" in os.environ:
+        return
+    busy = psutil.cpu_percent(interval=0.5) / 100
+    idle = max(cores // 4, round(cores * (1 - busy)))
+    if idle < cores:
+        torch.set_num_threads(idle)
+        print(f"others are at work on these {cores} cores: this notebook takes {idle}")
 
 
 def _check_parameters() -> None:

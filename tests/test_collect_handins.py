@@ -256,3 +256,34 @@ def test_a_mistake_is_one_line_and_exit_code_2(handins, tmp_path, capsys):
         (handins, handins / "out", "lie in each other"),
     ):
         assert words in complaint(collect_handins, capsys, folder, "--out", out)
+
+
+def test_submissions_marked_with_o_and_x_count_and_one_that_gave_nothing_is_read_again(
+    handins, tmp_path
+):
+    """Two real ones, from a Mac and from Windows, and one whose list says nothing at first."""
+    for path in (Path(__file__).parent / "cases" / "ox_zip").iterdir():
+        (handins / path.name).write_bytes(path.read_bytes())
+    marks = {
+        "1.jpg": "○",
+        "2.jpg": "×",
+        "3.jpg": "예",
+        "4.jpg": "아니오",
+        "5.jpg": "Ｏ",
+        "6.jpg": "x",
+    }
+    photos = {f"IU/{name}": picture(k) for k, name in enumerate(marks)}
+
+    def bring(marks: dict[str, str]) -> None:
+        rows = "".join(f"IU/{name},{mark}\n" for name, mark in marks.items())
+        (handins / "lee.zip").write_bytes(zipped(photos | {"l.csv": "File,Accept\n" + rows}))
+
+    bring(dict.fromkeys(marks, "maybe"))
+    summary = collect(handins, tmp_path / "out")
+    assert summary["counts"]["submissions collected"] == 2
+    assert summary["counts"]["images taken"] == 12
+    assert "nothing was taken from it" in log(tmp_path / "out")["lee.zip"]
+    assert not images(tmp_path / "out")[0].startswith("IU/")
+    bring(marks)
+    assert collect(handins, tmp_path / "out")["counts"]["submissions collected"] == 3
+    assert [n for n in images(tmp_path / "out") if n[:2] == "IU"] == ["IU/1", "IU/3", "IU/5"]

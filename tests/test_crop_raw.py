@@ -21,12 +21,14 @@ from script_runs import (
 )  # fmt: skip
 
 import labkit.crop
+from labkit.crop import Face, find_faces
 from labkit.data.images import jpeg_bytes
 from labkit.utils import UserError
 
 import crop_raw  # isort: skip
 from parts import detectors  # isort: skip
 
+CASES = Path(__file__).parent / "cases"
 FAST = ("--detector", "none", "--workers", "1")
 
 
@@ -109,7 +111,7 @@ def member(tar: tarfile.TarFile, name: str, data: bytes, **more) -> None:
 
 def test_a_hostile_archive_gives_its_good_images_and_a_reason_for_all_else(face, tmp_path):
     unsafe = ["../../out/1.jpg", "/absolute/1.jpg", "alone.jpg", "program/x.sh"]
-    good = ["good/1.jpg", "other/good/1.jpg", "more/good/1.jpg"]
+    good = ["good/1.jpg", "good/1.jpg", "good/1.jpg"]
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as tar:
         member(tar, "link/1.jpg", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")
         member(tar, "hard/1.jpg", b"", type=tarfile.LNKTYPE, linkname="good/1.jpg")
@@ -132,7 +134,7 @@ def test_a_hostile_archive_gives_its_good_images_and_a_reason_for_all_else(face,
         "pipe/1.jpg": "a link or special file",
         "alone.jpg": "not in a folder of an identity",
         "program/x.sh": "not an image",
-        "more/good/1.jpg": "another image has the same name",
+        "good/1.jpg": "another image has the same name",
     }
     again = crop(tmp_path / "x.tar.gz", "--out", tmp_path / "out", "--detector", "none")
     assert again["counts"] == summary["counts"] and again["left_out"] == summary["left_out"]
@@ -176,21 +178,66 @@ def test_no_detection_cuts_the_middle_and_a_detector_that_stumbles_leaves_the_ph
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[:, 50:150] = 200
     Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
-    cut = crop_raw.crop_photo(buffer.getvalue(), "x", detectors.detector("none"), 64)
-    assert cut.size == (64, 64) and np.asarray(cut).min() == 200
+    cut, grey = crop_raw.crop_photo(buffer.getvalue(), "x", detectors.detector("none"), 64)
+    assert cut.size == (64, 64) and np.asarray(cut).min() == 200 and grey == 0
     why = crop_raw.crop_photo(buffer.getvalue(), "x", lambda photo: 1 / 0, 256)
     assert why == "the detector failed: ZeroDivisionError: division by zero"
 
 
-@pytest.mark.parametrize(
-    "name, module, package",
-    [("opencv", "cv2", "opencv-python-headless"), ("mtcnn", "facenet_pytorch", "facenet-pytorch")],
-)
-def test_a_detector_that_is_not_there_says_what_to_install(name, module, package, monkeypatch):
-    detectors.detector.cache_clear()
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=f"{name} is not installed: pip install .*{package}"):
-        detectors.detector(name)
+def test_a_detector_that_is_not_there_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match="opencv is not installed: pip install .*opencv-python"):
+        detectors.DETECTORS["opencv"]()
+
+
+SESSIONS = CASES / "person_session"  # two people, two sessions each
+
+
+@pytest.mark.parametrize("source", ["raw", "ytf.tar.gz"])
+def test_people_above_sessions_are_never_mixed(source, tmp_path):
+    with pytest.raises(UserError, match="would be one person: .*--level"):
+        crop(SESSIONS / source, "--out", tmp_path / "mixed", *FAST)
+    crop(SESSIONS / source, "--out", tmp_path / "out", *FAST, "--level", "2")
+    assert {name.split("/")[0] for name in cuts(tmp_path / "out")} == {"Ann_A", "Bob_B"}
+
+
+def test_nothing_cropped_is_no_success_and_says_what_is_there(face, tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for name in ("train.rec", "train.idx"):
+        (packed / name).write_bytes(b"\xff" * 20)
+    with pytest.raises(UserError, match=r"no picture in .*packed: it holds \.idx, \.rec files"):
+        crop(packed, "--out", tmp_path / "a", *FAST)
+    with tarfile.open(tmp_path / "shards.tar", "w") as tar:
+        member(tar, "set/0001.tar", b"0" * 512)
+    with pytest.raises(UserError, match="nothing was cropped from .*shards.tar: 1 not an image"):
+        crop(tmp_path / "shards.tar", "--out", tmp_path / "b", *FAST)
+    (tmp_path / "empty" / "n1").mkdir(parents=True)
+    Image.new("RGB", (90, 90)).save(tmp_path / "empty" / "n1" / "1.png")
+    with pytest.raises(UserError, match="nothing was cropped from .*: 1 no face"):
+        crop(tmp_path / "empty", "--out", tmp_path / "c", "--workers", "1")
+
+
+def test_the_subject_is_the_large_face_in_the_middle_and_two_alike_are_none():
+    photo = Image.new("RGB", (250, 250))
+    middle, aside = Face((75, 75, 175, 175), 1.0), Face((0, 0, 80, 80), 2.0)
+    left, right = Face((20, 75, 110, 165), 1.0), Face((140, 75, 230, 165), 1.0)
+    assert crop_raw.subject([aside, middle], photo) == middle
+    assert crop_raw.subject([aside], photo) == aside
+    assert crop_raw.subject([left, right], photo) is None
+    assert crop_raw.grey_share(photo, middle) == pytest.approx(0)
+    whole = Face((0, 0, 250, 250), 1.0)  # the crop is 4/3 as wide: 7/16 of it lie outside
+    assert crop_raw.grey_share(photo, whole) == pytest.approx(7 / 16)
+
+
+def test_a_set_that_was_cropped_already_is_pointed_out(face, tmp_path, capsys):
+    tight = face.crop(tuple(map(round, find_faces(face)[0].box)))
+    (tmp_path / "raw" / "n1").mkdir(parents=True)
+    for i in range(3):
+        tight.resize((200 + i, 200)).save(tmp_path / "raw" / "n1" / f"{i}.png")
+    summary = crop(tmp_path / "raw", "--out", tmp_path / "out", "--workers", "1")
+    assert summary["counts"]["of these more than 30 % grey"] == summary["counts"]["faces cropped"]
+    assert "were these pictures cropped already?" in capsys.readouterr().out
 
 
 def test_a_named_pipe_is_left_out_and_does_not_hang(face, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from labkit import devices
+from labkit.lab import leave_cores_to_others
 from labkit.utils import UserError
 
 SIZE = 100 << 20  # bytes: above what the C library ever keeps by itself
@@ -67,3 +68,30 @@ def test_processes_without_a_gpu_each_are_one_clear_line(monkeypatch, name, comp
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=complaint):
         devices.make_accelerator(name, mixed=False)
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_wait_without_spinning_for_long_unless_the_user_says_otherwise(own):
+    """For all that begins with the kit: the command line, kernels, scripts, their workers."""
+    names = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")
+    code = f"import labkit, os, sys; print('torch' in sys.modules, *map(os.getenv, {names}))"
+    environment = {name: value for name, value in os.environ.items() if name not in names} | own
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True).stdout.split()
+    expected = (
+        {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"} if "OMP_WAIT_POLICY" not in own else {}
+    )
+    assert told == ["False", *[str((expected | own).get(name)) for name in names]]
+
+
+def test_notebooks_leave_busy_cores_to_others(monkeypatch, capsys):
+    threads = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    for cores, busy, expected in ((8, 0, []), (8, 50, [4]), (8, 100, [2]), (2, 100, [])):
+        monkeypatch.setattr("labkit.lab.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("psutil.cpu_percent", lambda interval, busy=busy: busy)
+        threads.clear()
+        leave_cores_to_others()
+        assert threads == expected
+    assert "others are at work on these 8 cores: this notebook takes 2" in capsys.readouterr().out

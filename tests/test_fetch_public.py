@@ -32,8 +32,8 @@ def data_home(tmp_path) -> Path:
             pixels[68:182, 68:182] = 100 + 40 * person  # the middle 250 / 2.2 = 114 pixels
             Image.fromarray(pixels).save(folder / f"{name}_{number:04d}.jpg", quality=95)
     lists = {
-        "pairs.txt": "1\t2\nAnn_Lee\t1\t2\nBo_Kim\t2\t1\nAnn_Lee\t3\tBo_Kim\t1\nBo_Kim\t2\tCy\t1\n",
-        "pairsDevTrain.txt": "1\nAnn_Lee\t1\t3\nAnn_Lee\t1\tCy\t1\nCy\t1\tAnn_Lee\t1\n",
+        "pairs.txt": "2\t1\nAnn_Lee\t1\t2\nAnn_Lee\t3\tBo_Kim\t1\nBo_Kim\t2\t1\nBo_Kim\t2\tCy\t1\n",
+        "pairsDevTrain.txt": "1\nAnn_Lee\t1\t3\nAnn_Lee\t1\tCy\t1\n",
         "pairsDevTest.txt": "1\nAnn_Lee\t2\t3\nAnn_Lee\t2\tCy\t1\n",
     }
     for name, text in lists.items():
@@ -47,15 +47,15 @@ def test_lfw_becomes_a_face_folder_with_its_own_pair_list(data_home, tmp_path):
     folder = FaceFolder.scan(tmp_path / "out" / "test")
     assert dict(zip(folder.identities, folder.counts())) == PEOPLE
     pairs = PairList.read(tmp_path / "out" / "test_pairs.csv", folder.root)
-    assert (tmp_path / "out" / "test_pairs.csv").read_text().splitlines() == [
-        "1,Ann_Lee/Ann_Lee_0001.jpg,Ann_Lee/Ann_Lee_0002.jpg",
-        "1,Bo_Kim/Bo_Kim_0002.jpg,Bo_Kim/Bo_Kim_0001.jpg",
-        "0,Ann_Lee/Ann_Lee_0003.jpg,Bo_Kim/Bo_Kim_0001.jpg",
-        "0,Bo_Kim/Bo_Kim_0002.jpg,Cy/Cy_0001.jpg",
+    assert [*pairs.rows()] == [
+        (1, "Ann_Lee/Ann_Lee_0001.jpg", "Ann_Lee/Ann_Lee_0002.jpg"),
+        (0, "Ann_Lee/Ann_Lee_0003.jpg", "Bo_Kim/Bo_Kim_0001.jpg"),
+        (1, "Bo_Kim/Bo_Kim_0002.jpg", "Bo_Kim/Bo_Kim_0001.jpg"),
+        (0, "Bo_Kim/Bo_Kim_0002.jpg", "Cy/Cy_0001.jpg"),
     ]
+    assert pairs.folds.tolist() == [0, 0, 1, 1]
     pairs.check_labels(tmp_path)
     assert list(summary["pairs"].values()) == [4, 2, 2]  # test, dev_train, dev_test
-    assert summary["left_out"] == {"a pair that its list has already": 1}
     # The face fills three quarters of the crop.
     row = np.asarray(Image.open(tmp_path / "out/test/Bo_Kim/Bo_Kim_0001.jpg"))[128, :, 0]
     assert row.shape == (256,) and abs((row > 100).mean() - 0.75) < 0.01
@@ -79,10 +79,10 @@ def test_a_download_that_was_cut_short_or_is_damaged_is_told(data_home, tmp_path
     (data_home / "lfw_home/lfw_funneled/Cy/Cy_0001.jpg").rename(tmp_path / "elsewhere.jpg")
     lists = data_home / "lfw_home"
     (lists / "pairsDevTrain.txt").write_text("1\nAnn_Lee\t1\t3\nAnn_Lee\t1\tBo_Kim\t1\n")
-    with pytest.raises(UserError, match="pairs.txt names 1 photos that are not there, such as Cy/"):
+    with pytest.raises(UserError, match="pairs.txt has 1 bad line.* Cy/Cy_0001.jpg is not in"):
         fetch(*flags)
-    (lists / "pairs.txt").write_text("1\t1\nAnn_Lee\t1\t2\nAnn_Lee\tx\t2\n")
-    with pytest.raises(UserError, match="pairs.txt, line 3: expected a pair"):
+    (lists / "pairs.txt").write_text("1\t1\nAnn_Lee\t1\t2\nAnn_Lee\tx\tCy\t2\n")
+    with pytest.raises(UserError, match="pairs.txt has 1 bad line: line 3: expected"):
         fetch(*flags)
 
 

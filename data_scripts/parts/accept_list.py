@@ -1,4 +1,4 @@
-"""The spreadsheet of a submission: which file is accepted, columns `File` and `Accept` (Y or N)."""
+"""The spreadsheet of a submission: columns `File` and `Accept` (Y or N, O or X, 예 or 아니오)."""
 
 import io
 import re
@@ -18,8 +18,8 @@ MAX_ROWS = 500_000
 MAX_LISTS = 20  # spreadsheets of one submission
 MAX_ALIKE = 100  # images that a row may mean, beyond which it is not looked into
 MAX_BYTES = 50_000_000  # of a spreadsheet, unpacked
-_YES = {"y", "yes", "true", "1", "1.0"}
-_NO = {"n", "no", "false", "0", "0.0"}
+_YES = {"y", "yes", "true", "1", "1.0", "o", "○", "◯", "〇", "예", "네"}
+_NO = {"n", "no", "false", "0", "0.0", "x", "×", "✕", "아니오", "아니요"}
 
 
 class NoList(Exception):
@@ -51,7 +51,8 @@ class AcceptList:
 
     def _row(self, cells: Sequence[str], file_column: int, accept_column: int, where: str) -> None:
         padded = [*cells, *[""] * (1 + max(file_column, accept_column) - len(cells))]
-        file, said = padded[file_column], padded[accept_column].casefold()
+        file = padded[file_column]
+        said = unicodedata.normalize("NFKC", padded[accept_column]).strip().casefold()
         if not file:
             self.problems.append((where, "row without a file"))
         elif said not in _YES | _NO:

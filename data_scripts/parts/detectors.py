@@ -1,7 +1,7 @@
 """The face detectors that `crop_raw.py --detector` offers.
 
-Each is a function from an RGB photo to its faces. Detectors frame a face differently (OpenCV's and
-MTCNN's boxes are a little larger than the built-in one's), so use one for all sets of a course,
+Each is a function from an RGB photo to its faces. Detectors frame a face differently (OpenCV's
+boxes are a little larger than the built-in one's), so use one for all sets of a course,
 and the built-in one where photos will come through the look-alike widget.
 """
 
@@ -50,25 +50,6 @@ def _opencv() -> Detector:
     return find
 
 
-def _mtcnn() -> Detector:
-    """Return MTCNN (Zhang et al. 2016) of facenet-pytorch: finds turned faces, slow on a CPU."""
-    try:
-        from facenet_pytorch import MTCNN
-    except ImportError:
-        raise _missing("mtcnn", "facenet-pytorch") from None
-    import torch
-
-    torch.set_num_threads(1)
-    network = MTCNN(keep_all=True, device="cpu")
-
-    def find(photo: Image.Image) -> list[Face]:
-        boxes, sure = network.detect(photo)
-        found = [] if boxes is None else zip(boxes, sure)
-        return [Face(tuple(map(float, box)), float(p)) for box, p in found if p >= 0.9]
-
-    return find
-
-
 def _none() -> Detector:
     """Return no detector: the largest square in the middle, for sets that are cropped already."""
 
@@ -90,7 +71,6 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "dlib": partial(_dlib, second_look=True),
     "dlib-quick": partial(_dlib, second_look=False),
     "opencv": _opencv,
-    "mtcnn": _mtcnn,
     "none": _none,
 }
 

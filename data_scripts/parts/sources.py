@@ -5,6 +5,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from lzma import LZMAError
 from pathlib import Path
 
@@ -23,10 +24,11 @@ class Raw:
     """One image of a source, or the reason why it is none."""
 
     name: str  # what to call it in the log
-    parts: tuple[str, ...] = ()  # identity and then the rest of its name
+    parts: tuple[str, ...] = ()  # the folders and the file; the first folder is the identity
     content: str | bytes | None = None  # its path, or its bytes
     problem: str = ""  # why it cannot be used; then there are no parts and no content
     target: Path | None = None  # where its crop goes, for the script to set
+    above: tuple[str, ...] = ()  # the folders above the first of `parts`
 
 
 class Tree:
@@ -34,8 +36,13 @@ class Tree:
 
     problem = ""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, level: int | None = None):
+        self.path, self.level = path, level
+
+    def other_kinds(self) -> set[str]:
+        """Return what the names of the files end in."""
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        return {path.suffix or path.name for path in islice(files, 1000)}
 
     def total(self) -> int:
         """Return how many images there are."""
@@ -43,7 +50,18 @@ class Tree:
 
     def images(self, wanted: Callable[[Raw], bool]) -> Iterator[Raw]:
         """Yield the images that are `wanted`, which is asked about each before it is read."""
-        for identity in self._identities():
+        identities = self._identities()
+        if not self.level and len(identities) == 1:
+            below = {
+                name.split("/")[1] for name in self._below(identities[0]) if name.count("/") > 1
+            }
+            if len(below) > 1:
+                inside = f"{self.path / identities[0]}"
+                raise UserError(
+                    f"all pictures of {self.path} lie in {identities[0]}, which would be one "
+                    f"person: give {inside} when its folders are the people, or --level 1"
+                )
+        for identity in identities:
             for name in sorted(self._below(identity)):
                 path = f"{self.path}/{name}"
                 raw = Raw(path, tuple(repaired(name).split("/")), path)
@@ -75,9 +93,13 @@ class Archive:
     to `n000002`. `problem` is set when the archive could not be read to its end.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.problem = path, ""
+    def __init__(self, path: Path, level: int | None = None):
+        self.path, self.level, self.problem = path, level, ""
         self._file = None
+
+    def other_kinds(self) -> set[str]:
+        """Return nothing: what is no image in an archive is left out one by one."""
+        return set()
 
     def fraction(self) -> float:
         """Return how much of the archive has been read, from 0 to 1."""
@@ -130,7 +152,7 @@ class Archive:
             return Raw(log_name, problem="not in a folder of an identity")
         if member.size > MAX_BYTES:
             return Raw(log_name, problem=f"too large: {member.size / 1e6:,.0f} MB")
-        return Raw(log_name, parts[-2:])
+        return Raw(log_name, parts) if self.level else Raw(log_name, parts[-2:], above=parts[:-2])
 
 
 class _Damaged(Exception):
@@ -154,10 +176,14 @@ class _Strict(tarfile.TarInfo):
             raise (_Damaged if archive.offset else _NoArchive)(str(error)) from None
 
 
-def open_source(path: Path) -> Tree | Archive:
-    """Return a folder as a tree, a file as an archive; UserError when there is neither."""
+def open_source(path: Path, level: int | None = None) -> Tree | Archive:
+    """Return a folder as a tree, a file as an archive; UserError when there is neither.
+
+    level: which folder of a path is the person, from 1; None for the first of a tree's, and the
+    last of an archive's.
+    """
     if path.is_dir():
-        return Tree(path)
+        return Tree(path, level)
     if path.is_file():
-        return Archive(path)
+        return Archive(path, level)
     raise UserError(f"{path} does not exist: give a folder of identities or a tar archive")
