@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -79,6 +81,16 @@ def make_accelerator(device_name: str | None, *, mixed: bool) -> Accelerator:
             torch.cuda.set_device(device)
     precision = mixed_precision(device) if mixed else "no"
     return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+
+
+@contextmanager
+def memory_told(device: torch.device) -> Iterator[None]:
+    """Say in one line, as UserError, that a device's memory is full."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        how = "set a smaller batch_size, or images_at_once; another --gpu may have more free"
+        raise UserError(f"the memory of {device} is full: {how}") from None
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:

@@ -16,7 +16,13 @@ from torch.nn import functional as F
 
 from labkit.checkpoint import load_weights
 from labkit.data.images import centre_crop, decode_pixels
-from labkit.devices import best_device, keep_freed_memory, memory_format, mixed_precision
+from labkit.devices import (
+    best_device,
+    keep_freed_memory,
+    memory_format,
+    memory_told,
+    mixed_precision,
+)
 from labkit.models import InputSpec, normalize
 from labkit.utils import UserError, map_ahead, progress
 
@@ -107,7 +113,7 @@ class Embedder:
         while batch := list(islice(images, self.batch_size)):
             names, pixels = zip(*batch)
             inputs = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
-            with torch.inference_mode(), half:
+            with torch.inference_mode(), half, memory_told(self.device):
                 rows = F.normalize(self.model(normalize(inputs, self.input_spec)).float())
             parts.append(rows.cpu().numpy())
             check_embeddings(parts[-1], names)

@@ -120,7 +120,7 @@ def fit(
     accelerator = devices.make_accelerator(config.device, mixed=config.mixed_precision)
     device, processes = accelerator.device, Processes(accelerator)
     folder, cleanup = RunFolder(config.run_dir), ExitStack()
-    with cleanup:
+    with devices.memory_told(device), cleanup:
         torch.manual_seed(config.seed)
         if config.plugin:
             load_plugin(config.plugin)
