@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import plain_net, same, small_run, state_of
 
 from labkit import devices
 from labkit.checkpoint import load_weights
 from labkit.embed import Embedder
 from labkit.train import fit
 from labkit.utils import UserError
+from runs import plain_net, same, small_run, state_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,13 +41,14 @@ def test_training_learns_in_every_precision(config, precision, monkeypatch):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_run_that_goes_on_ends_where_an_undisturbed_one_ends(config, tmp_path, compiled):
-    config = replace(config, compile=compiled)
+    # A network without batch norm, in which rounding that differs from run to run does not grow.
+    config = replace(config, compile=compiled, model="plain", plugin=plain_net(tmp_path), lr=0.001)
     whole = fit(config)
     again = replace(config, run_dir=str(tmp_path / "again"))
     fit(replace(again, max_epoch=3))
     resumed = fit(again)
     for one, other in zip(whole.rows, resumed.rows):
-        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=0.05)
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=0.01)
     first, last = state_of(config.run_dir), state_of(again.run_dir)
     assert same(first["position"]["step"], last["position"]["step"])
 

@@ -15,7 +15,7 @@ from labkit.data.tables import read_table
 from labkit.utils import UserError, atomic_path, reason
 
 LITTER = """@eadir @recycle #recycle #snapshot $recycle.bin __macosx lost+found thumbs.db
-desktop.ini""".split()  # what systems leave behind, besides hidden files
+desktop.ini contact_sheet.jpg""".split()  # what systems and `labkit synth` leave, if not hidden
 OUTSIDE = "pictures outside of the folders of people"
 
 
@@ -165,7 +165,7 @@ def _walk(root: Path, passed_over: Counter) -> Iterator[tuple[str, list, list]]:
 
     own = root.resolve()
     for path, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        passed_over.update(name for name in (*folders, *files) if name.lower() in LITTER)
+        passed_over.update(name for name in folders if name.lower() in LITTER)
         folders[:] = [name for name in folders if not is_litter(name)]
         for link in filter(os.path.islink, [os.path.join(path, name) for name in folders]):
             place = Path(link).resolve()
