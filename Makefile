@@ -1,17 +1,19 @@
 # make run     everything, from rendered faces to a FaceMap (OUT=runs/demo PRESET=demo DATA=)
 # make test    lint and tests, the five notebooks among them
-# make lab     JupyterLab on the notebooks
+# make lab     JupyterLab on the notebooks (NOTEBOOKS=student: on the students' version)
+# make student the students' version of the notebooks, with gaps for the exercises, in student/
 # make size    lines of code by part, and what training loads
 
 PYTHON ?= python3
 PRESET ?= demo
 OUT ?= runs/$(PRESET)
 DATA ?=
+NOTEBOOKS ?= notebooks
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test lab size clean
+.PHONY: run test lab student size clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/labkit run --preset $(PRESET) --out $(OUT) $(if $(DATA),--data $(DATA))
@@ -24,7 +26,11 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
 lab: $(VENV)/run.stamp
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --notebook-dir $(NOTEBOOKS)
+
+student: $(VENV)/run.stamp
+	$(BIN)/python -c 'import nbgrader' 2>/dev/null || $(INSTALL) -e '.[course]'
+	$(BIN)/python data_scripts/release.py student
 
 size: $(VENV)/run.stamp
 	@$(BIN)/python tests/benchmarks/size.py

@@ -12,12 +12,16 @@ import nbformat
 import papermill
 import pytest
 import skimage.data
+from nbgrader.api import Gradebook
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from labkit.checkpoint import read_metrics
 from labkit.cli import main
+from labkit.exercises import EXERCISES
 from labkit.notebooks import NOTEBOOKS, notebook_folder
+
+import release  # isort: skip
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -88,6 +92,40 @@ def test_a_second_run_goes_on_from_what_is_there(lab, capsys, monkeypatch):
     assert "after fine-tuning" in out and "astronaut.png" in out
 
 
+def test_the_students_version_runs_to_its_end_and_no_exercise_is_solved(lab, tmp_path):
+    release.run(release.arguments().parse_args([str(tmp_path / "student")]))
+    told = ""
+    for name in NOTEBOOKS:
+        settings = dict(preset="smoke", run_dir=str(lab[0]))
+        told += execute(name, tmp_path, tmp_path / "student", **settings)
+    assert told.count("not solved yet") == len(EXERCISES) and "✓" not in told and "✗" not in told
+
+
+def test_nbgraders_own_autograder_counts_the_same_points(lab, tmp_path):
+    """A course of nbgrader with notebook 4 as it is, and a student who solved one exercise."""
+    notebook = nbformat.read(notebook_folder() / "04_lookalike.ipynb", as_version=4)
+    [settings] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    settings.source += f'\npreset, run_dir = "smoke", {str(lab[0])!r}'
+    [wrong] = [cell for cell in notebook.cells if cell.id == "answer-4-2"]
+    source, handed = (tmp_path / part / "faces" for part in ("source", "submitted/kim"))
+    for folder, answer in (
+        (source, wrong.source),
+        (handed, wrong.source.split("###")[0] + "return p"),
+    ):
+        folder.mkdir(parents=True)
+        wrong.source = answer
+        nbformat.write(notebook, folder / "04_lookalike.ipynb")
+    (tmp_path / "nbgrader_config.py").write_text("c = get_config()\nc.CourseDirectory.root = '.'\n")
+    for step in (["generate_assignment", "faces"], ["autograde", "faces", "--student", "kim"]):
+        command = [sys.executable, "-m", "nbgrader", *step]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    with Gradebook(f"sqlite:///{tmp_path}/gradebook.db") as book:
+        graded = book.find_submission_notebook("04_lookalike", "faces", "kim")
+        points = {grade.name: grade.auto_score for grade in graded.grades}
+    assert (points["check-4-1"], points["check-4-2"]) == (EXERCISES["4.1"].points, 0)
+
+
 @pytest.mark.parametrize("content", ["no face", "no photo", "nothing"])
 def test_a_photo_that_will_not_do_is_told_before_anything_runs(content, capsys, tmp_path):
     photo = tmp_path / "photo.png"
@@ -101,12 +139,11 @@ def test_a_photo_that_will_not_do_is_told_before_anything_runs(content, capsys, 
     assert "photo.png" in err and err.count("\n") == 1 and not run.exists()
 
 
-def execute(name, out, **parameters):
+def execute(name, out, source=None, **parameters):
     """Run a notebook as papermill does from another folder; return what it prints."""
     kernel = dict(kernel_name="python3", progress_bar=False)
-    papermill.execute_notebook(
-        notebook_folder() / f"{name}.ipynb", out / f"{name}.ipynb", parameters, cwd=out, **kernel
-    )
+    source = (source or notebook_folder()) / f"{name}.ipynb"
+    papermill.execute_notebook(source, out / f"{name}.ipynb", parameters, cwd=out, **kernel)
     return texts(out / f"{name}.ipynb", "text")
 
 
