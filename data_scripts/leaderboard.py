@@ -12,21 +12,30 @@ identity alone): it tells who is in an anonymous image, which the intervals need
 are known by the folders of the names, where these agree with the labels, or else by the target
 pairs, which join images of one person.
 
+While a course runs, --public 0.5 shows the EER on the pairs of half the people, drawn by the key;
+--final shows that on the other pairs, which nobody could tune to. Each student, known by the name
+of the file, may then bring one file a day: OUT/history.csv keeps what was accepted, with both EERs,
+and OUT/history/ the files. Those are for the staff: give students the page alone.
+
 --check only checks; a blind list will do in place of the key, so students can try before they
 submit. Exit code 2 when a submission is bad.
 
 Writes OUT/leaderboard.csv, OUT/leaderboard.html and OUT/rejected.csv.
 """
 
+import datetime
 import sys
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 
 from labkit.cli import natural, positive
 from labkit.utils import UserError, folder_lock, write_text
 from parts.job import main, parser
 from parts.ranking import display_names, rank, write_leaderboard
+from parts.season import History, part_of, public_pairs
 from parts.submissions import Key, check_submission, find_submissions
-from parts.tables import listed
+from parts.tables import listed, spreadsheet_cell
 
 
 def arguments():
@@ -39,6 +48,8 @@ def arguments():
     add("--check", action="store_true", help="check the submissions, write nothing")
     add("--title", default="Leaderboard")
     add("--samples", type=positive, default=1000, metavar="N", help="bootstrap draws")
+    add("--public", type=float, metavar="SHARE", help="of the people, for the page until --final")
+    add("--final", action="store_true", help="show the other part, at the end of the course")
     add("--level", type=float, default=0.95, metavar="P", help="confidence level of the intervals")
     add("--seed", type=natural, default=0, metavar="S")
     return flags
@@ -47,6 +58,10 @@ def arguments():
 def run(args) -> dict:
     if args.out is None and not args.check:
         raise UserError("give --out DIR for the leaderboard, or --check to check submissions only")
+    if args.public is not None and not 0.1 <= args.public <= 0.9:
+        raise UserError(f"--public must be from 0.1 to 0.9, found {args.public}")
+    if args.final and args.public is None:
+        raise UserError("--final shows the private part: give --public as before too")
     if not 0.5 <= args.level < 1:
         raise UserError(f"--level must be from 0.5 to below 1, found {args.level}")
     paths = find_submissions(args.submissions)
@@ -59,6 +74,18 @@ def run(args) -> dict:
         if bad:
             raise UserError(" | ".join(map(str, bad)))
         return _summary(args, {"submissions": len(paths), "in order": len(paths)})
+    if args.public is not None:
+        secret = args.key.read_bytes()
+        public = public_pairs(key, blake2b(secret).digest(), args.public)
+        history = History(args.out, key, public)
+        taken = [history.take(submission, datetime.date.today()) for submission in good]
+        bad += [submission for submission in taken if submission.problems]
+        good = [submission for submission in taken if not submission.problems]
+        good += history.latest({spreadsheet_cell(own.path.stem) for own in good})
+        part = ~public if args.final else public
+        key, good = part_of(key, part), [replace(own, scores=own.scores[part]) for own in good]
+        if not args.dry_run:
+            history.write()
     for submission in bad:
         print(f"rejected {submission}")
     options = dict(samples=args.samples, level=args.level)
@@ -70,8 +97,11 @@ def run(args) -> dict:
             + (place.hint and f"\n     {place.hint}")
         )
     if not args.dry_run:
+        title = listed(args.title)
+        if args.public is not None:
+            title += ", final" if args.final else ", public part"
         with folder_lock(args.out):
-            write_leaderboard(args.out, places, bad, key, title=listed(args.title), **options)
+            write_leaderboard(args.out, places, bad, key, title=title, **options)
             if args.log:
                 write_text(args.log, "".join(f"{submission}\n" for submission in bad))
     if not places:

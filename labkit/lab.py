@@ -30,7 +30,8 @@ NOTEBOOKS = ("01_pretrain", "02_finetune", "03_evaluate", "04_lookalike", "05_fa
 class Lab:
     """The settings that the five notebooks share, and where things are.
 
-    data_dir None means the built-in faces, which are rendered into the run directory.
+    data_dir None means KSTAR_FACELAB_DATA or, without it, the built-in faces, which are rendered
+    into the run directory. What a run lacks is taken from the run in KSTAR_FACELAB_RUNS, if any.
     """
 
     preset: str = "demo"
@@ -46,6 +47,7 @@ class Lab:
             raise UserError(f"seed must be a whole number of 0 or more, found {self.seed!r}")
         # As text, because papermill takes a folder called 2024 for a number.
         self.run_path = Path(str(self.run_dir)).expanduser().absolute()
+        self.data_dir = self.data_dir or os.environ.get("KSTAR_FACELAB_DATA")
         data = Path(str(self.data_dir or self.folder("data"))).expanduser().absolute()
         self.settings, self.data = PRESETS[self.preset], DataDirectory(data)
         leave_cores_to_others()
@@ -89,6 +91,10 @@ class Lab:
     def file(self, part: str, name: str) -> Path:
         """Return a file that an earlier notebook has made; UserError names that notebook."""
         path = self.folder(part) / name
+        if not path.exists() and (shared := os.environ.get("KSTAR_FACELAB_RUNS")):
+            path = Path(shared).expanduser().absolute() / part / name
+            if path.exists():
+                print(f"shared by the staff: {path}")
         if not path.exists():
             [notebook] = [name for name in NOTEBOOKS if name.endswith(part)]
             run = f"run notebook {notebook} with run_dir {self.run_path} first"

@@ -1,13 +1,16 @@
 """Run the notebooks in order, headless, and show in a short table what came out."""
 
+import copy
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -15,6 +18,7 @@ import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from latex2mathml.converter import convert as latex_to_mathml
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -113,11 +117,26 @@ def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
         raise UserError(f"{where}: {what} (the notebook so far: {executed})") from error
     seconds = round(time.monotonic() - began, 1)
     notebook = nbformat.read(executed, as_version=4)
-    page, _ = HTMLExporter(theme="light").from_notebook_node(notebook)
+    page, _ = HTMLExporter(theme="light").from_notebook_node(_with_mathml(notebook))
     write_text(executed.with_suffix(".html"), page)
     notebook.metadata["facelab"] = dict(key=key, seconds=seconds)
     write_text(executed, nbformat.writes(notebook))
     return seconds
+
+
+def _with_mathml(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a copy whose formulas a browser shows without a network, which LaTeX would need."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for pattern, kind in ((r"\$\$(.+?)\$\$", "block"), (r"\$([^$`\n]+)\$", "inline")):
+                mathml = partial(_mathml, kind=kind)
+                cell.source = re.sub(pattern, mathml, cell.source, flags=re.DOTALL)
+    return notebook
+
+
+def _mathml(formula: re.Match, kind: str) -> str:
+    return latex_to_mathml(" ".join(formula[1].split()), display=kind)
 
 
 def outcome(lab: Lab, runs: list[dict]) -> tuple[dict, str]:

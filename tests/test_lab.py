@@ -95,3 +95,22 @@ def test_what_is_wrong_is_told_before_anything_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="choose one of smoke, demo, paper"):
         Lab(preset="huge")
+
+
+def test_data_and_pretraining_of_the_staff_are_used_where_a_run_has_none(
+    lab, tmp_path, monkeypatch, capsys
+):
+    shared = tmp_path / "staff" / "pretrain" / "best.safetensors"
+    shared.parent.mkdir(parents=True)
+    shared.write_bytes(b"weights")
+    monkeypatch.setenv("KSTAR_FACELAB_DATA", str(lab.data.root))
+    monkeypatch.setenv("KSTAR_FACELAB_RUNS", str(tmp_path / "staff"))
+    own = Lab("smoke", run_dir=str(tmp_path / "own"))
+    assert own.data.root == lab.data.root and own.prepare_data()
+    assert own.weights("pretrain") == shared and str(shared) in capsys.readouterr().out
+    mine = own.folder("pretrain") / "best.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    assert own.weights("pretrain") == mine
+    with pytest.raises(UserError, match="run notebook 02_finetune"):
+        own.weights("finetune")
