@@ -173,8 +173,8 @@ def train_settings(args: argparse.Namespace) -> dict:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 when it did what was asked, 2 for a mistake.
 
-    75 is a training run that was asked to stop and can be resumed. Any other error is a bug and
-    shows its traceback. Of several training processes the first alone prints.
+    75 is a command that was asked to stop, and goes on or begins anew when it is given again. Any
+    other error is a bug and shows its traceback. Of several training processes the first prints.
     """
     home = os.path.expanduser("~/")  # which no shell puts into --out=~/run
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -184,9 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names can hold anything
     first = os.environ.get("RANK", "0") == "0"
-    stoppable = StopSignals(at_once=True) if args.command in ("train", "run") else nullcontext()
+    output = redirect_stdout(sys.stderr) if args.json else nullcontext()
     try:
-        with redirect_stdout(sys.stderr) if args.json else nullcontext(), stoppable:
+        with output, StopSignals(at_once=True):
             from labkit import commands  # PyTorch takes seconds to import; --help should not
 
             if args.command == "train":
@@ -200,9 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if first:
             print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("labkit: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return getattr(args, "exit_code", 0)

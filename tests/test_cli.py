@@ -285,11 +285,15 @@ def test_look_alikes_with_what_they_mean_and_a_sheet(known, tmp_path, capsys):
     assert code == 2 and "shows 2 face(s)" in err
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_training_stopped_at_any_time_has_an_exit_code_of_its_own(name, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "name"), [("train", "SIGTERM"), ("train", "SIGINT"), ("doctor", "SIGINT")]
+)
+def test_a_command_stopped_at_any_time_has_an_exit_code_of_its_own(
+    command, name, monkeypatch, capsys
+):
     number = getattr(signal, name)
-    monkeypatch.setattr("labkit.commands.train", lambda args: os.kill(os.getpid(), number))
-    code, out, err = run(capsys, "train")
+    monkeypatch.setattr(f"labkit.commands.{command}", lambda args: os.kill(os.getpid(), number))
+    code, out, err = run(capsys, command)
     assert code == 75 and out == ""
     assert f"stopped by {name}" in err and err.count("\n") == 1
 
