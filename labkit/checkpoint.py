@@ -201,7 +201,7 @@ def content_digests(config: TrainConfig, listing: Path) -> dict[str, str | list[
             names = PairList.read(config.val_list).files
             some = [Path(config.val_dir, name) for name in names[:: len(names) // 32 + 1]]
             digests["the pictures in val_dir"] = [*map(sha256, some)]
-    python = "Python {}.{}".format(*sys.version_info)  # whose bytecode differs from others'
+    python = "Python {}.{}, as text".format(*sys.version_info)  # each parses in its own way
     for registry, name in ((MODELS, config.model), (LOSSES, config.loss)):
         if name in registry and not is_built_in(entry := registry.get(name)):
             digests[f"the code of the {registry.kind} {name} ({python})"] = code_digest(entry)

@@ -54,30 +54,30 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     settings = {setting.name: setting for setting in fields(TrainConfig)}
-    common, network = Parser(add_help=False), Parser(add_help=False)
+    common, network, weights, folder, seed = (Parser(add_help=False) for _ in range(5))
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("--device", help=settings.pop("device").metadata["help"])
     plugin = settings.pop("plugin").metadata["help"]
     network.add_argument("--plugin", metavar="FILE.py", help=plugin)
+    weights.add_argument("--weights", required=True, metavar="FILE")
+    folder.add_argument("folder", metavar="DIR")
+    folder.add_argument("--out", required=True, metavar="FILE")
+    seed.add_argument("--seed", type=natural, default=0, metavar="S")
 
     def command(name: str, text: str, *parents: Parser):
         made = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
         return made.add_argument
 
-    add = command("synth", "render built-in faces into a face folder")
+    add = command("synth", "render built-in faces into a face folder", seed)
     add("--out", required=True, metavar="DIR")
     add("--population", choices=("world", "kstar"), default="world")
     add("--identities", type=positive, default=100, metavar="N")
     add("--images", type=positive, default=20, metavar="M", help="images of each identity")
     add("--size", type=positive, default=128, metavar="PX")
-    add("--seed", type=natural, default=0, metavar="S")
     add("--landmarks", action="store_true", help="write eyes, nose and mouth positions too")
 
-    add = command("pairs", "make a pair list for a face folder")
-    add("folder", metavar="DIR")
-    add("--out", required=True, metavar="FILE")
+    add = command("pairs", "make a pair list for a face folder", folder, seed)
     add("--per-image", type=positive, default=4, metavar="N", help="pairs for each image, about")
-    add("--seed", type=natural, default=0, metavar="S")
     add("--unlabelled", action="store_true", help="leave the labels out (a blind list)")
 
     add = command("train", "train a network; the same command again resumes it", network)
@@ -96,8 +96,8 @@ def build_parser() -> Parser:
     add("--eval", action="store_true", help="score --test_list with --initial_model; no training")
     add("--output", metavar="FILE", help="score file that --eval writes")
 
-    add = command("eval", "score a pair list with trained weights and report the EER", network)
-    add("--weights", required=True, metavar="FILE")
+    text = "score a pair list with trained weights and report the EER"
+    add = command("eval", text, network, weights)
     add("--test_path", required=True, metavar="DIR")
     add("--test_list", required=True, metavar="FILE")
     add("--output", metavar="FILE", help="score file to write")
@@ -111,16 +111,11 @@ def build_parser() -> Parser:
     add("score_file", metavar="SCORE_FILE")
     add("--labels", metavar="FILE", help="labelled pair list, for the scores of a blind list")
 
-    add = command("embed", "embed the images of a folder", network)
-    add("folder", metavar="DIR")
-    add("--weights", required=True, metavar="FILE")
-    add("--out", required=True, metavar="FILE.npz")
+    add = command("embed", "embed a folder's images, into an .npz file", network, weights, folder)
     add("--detect", action="store_true", help="crop the face of each photo first")
 
-    add = command("gallery", "make a gallery of known people from a face folder", network)
-    add("folder", metavar="DIR")
-    add("--weights", required=True, metavar="FILE")
-    add("--out", required=True, metavar="FILE")
+    text = "make a gallery of known people from a face folder"
+    add = command("gallery", text, network, weights, folder)
     add("--val_path", metavar="DIR", help="face folder to calibrate likeness on, with --val_list")
     add("--val_list", metavar="FILE", help="its labelled pair list")
 
@@ -133,19 +128,17 @@ def build_parser() -> Parser:
     add("--box", type=box, metavar="L,T,R,B", help="the face by hand, in pixels of the photo")
     add("--sheet", metavar="FILE.png", help="write a picture of the answer")
 
-    add = command("facemap", "draw a map of a gallery's faces")
+    add = command("facemap", "draw a map of a gallery's faces", seed)
     add("--gallery", required=True, metavar="FILE")
     add("--out", required=True, metavar="FILE", help="map.html, map.png or map.pdf")
     add("--method", choices=("umap", "tsne", "pca"), default="umap")
     add("--photos", action="store_true", help="every photo, not one point for each person")
-    add("--seed", type=natural, default=0, metavar="S")
 
-    add = command("run", "run the five notebooks, from faces to a FaceMap")
+    add = command("run", "run the five notebooks, from faces to a FaceMap", seed)
     add("--preset", choices=tuple(PRESETS), default="demo")
     add("--data", metavar="DIR", help="a data directory; built-in faces when left out")
     add("--out", metavar="DIR", help="run directory (default: runs/PRESET)")
     add("--photo", metavar="FILE", help="find look-alikes of it; the run folder keeps its face")
-    add("--seed", type=natural, default=0, metavar="S")
 
     add = command("doctor", "show versions, devices, memory, disk and the data")
     add("--data", metavar="DIR", help="a data directory to look at")
@@ -170,8 +163,8 @@ def train_settings(args: argparse.Namespace) -> dict:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 when it did what was asked, 2 for a mistake.
 
-    75 is a training run that was asked to stop and can be resumed. Any other error is a bug and
-    shows its traceback. Of several training processes the first alone prints.
+    75 is a command that was asked to stop, and goes on or begins anew when it is given again. Any
+    other error is a bug and shows its traceback. Of several training processes the first prints.
     """
     home = os.path.expanduser("~/")  # which no shell puts into --out=~/run
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -181,9 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names can hold anything
     first = os.environ.get("RANK", "0") == "0"
-    stoppable = StopSignals(at_once=True) if args.command in ("train", "run") else nullcontext()
+    output = redirect_stdout(sys.stderr) if args.json else nullcontext()
     try:
-        with redirect_stdout(sys.stderr) if args.json else nullcontext(), stoppable:
+        with output, StopSignals(at_once=True):
             from labkit import commands  # PyTorch takes seconds to import; --help should not
 
             if args.command == "train":
@@ -197,9 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if first:
             print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("labkit: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return getattr(args, "exit_code", 0)

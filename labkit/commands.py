@@ -4,22 +4,33 @@ Each function takes the parsed arguments and returns what `--json` prints and wh
 What only one command needs is imported in it, so that training loads no figures and no renderer.
 """
 
+import importlib.metadata
 import os
+import platform
+import shutil
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import psutil
+import torch
+from joblib import cpu_count
 
+from labkit import __version__
 from labkit.config import TrainConfig
-from labkit.data import FaceFolder, PairList, make_pairs
+from labkit.data import DataDirectory, FaceFolder, PairList, make_pairs
 from labkit.devices import DEVICE_VARIABLE, best_device
 from labkit.embed import Embedder
 from labkit.evaluate import VerificationReport, read_scores, save_report, score_pairs, write_scores
 from labkit.registry import load_plugin
-from labkit.utils import UserError, atomic_path, printable, progress
+from labkit.utils import UserError, atomic_path, cache_dir, printable, progress
 
 Answer = tuple[dict, str]
+PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "anny", "dlib-bin", "papermill")
+GIB = 2**30
+PICTURES_LOOKED_AT = 4000  # of each face folder, by `labkit doctor`
 
 
 def _left_out(names: list[str], why: str) -> str:
@@ -179,21 +190,18 @@ def lookalike(args: Namespace) -> Answer:
     embedder = Embedder(args.weights or known.weights_path, device=args.device)
     known.check(embedder)
     answers, lines, problems = [], [], {}
-
-    def choose(path: str) -> tuple:
-        """The chosen face, its box, how many there are, and whether the detector sees this one."""
-        photo = read_photo(path)
-        if args.box:
-            return crop_face(photo, args.box), args.box, 0, shows_face(photo, args.box)
-        faces = find_faces(photo) or [largest_face(photo, name=path)]
-        if args.face > len(faces):
-            raise UserError(f"{path} shows {len(faces)} face(s), so there is no --face {args.face}")
-        box = faces[args.face - 1].box
-        return crop_face(photo, box), box, len(faces), True
-
     for path in args.photos:
         try:
-            face, box, count, is_face = choose(path)
+            photo = read_photo(path)
+            if args.box:
+                box, count, is_face = args.box, 0, shows_face(photo, args.box)
+            else:
+                faces = find_faces(photo) or [largest_face(photo, name=path)]
+                count, is_face = len(faces), True
+                if args.face > count:
+                    raise UserError(f"{path} shows {count} face(s): there is no --face {args.face}")
+                box = faces[args.face - 1].box
+            face = crop_face(photo, box)
         except UserError as error:
             problems[path] = str(error)
             continue
@@ -216,9 +224,7 @@ def lookalike(args: Namespace) -> Answer:
         if args.sheet:
             sheet = Path(args.sheet)
             if len(args.photos) > 1:
-                sheet = sheet.with_stem(f"{sheet.stem}-{Path(path).stem}")
-            while str(sheet) in (other["sheet"] for other in answers):  # two photos of one name
-                sheet = sheet.with_stem(f"{sheet.stem}-2")
+                sheet = sheet.with_stem(f"{sheet.stem}-{len(answers) + 1}-{Path(path).stem}")
             answer["sheet"] = str(sheet)
             with atomic_path(sheet) as temporary:
                 lookalike_sheet(face, matches, known, sentence).savefig(temporary, dpi=150)
@@ -269,8 +275,54 @@ def run(args: Namespace) -> Answer:
 
 def doctor(args: Namespace) -> Answer:
     """Describe the machine and, with --data, a data directory; exit code 2 when that is bad."""
-    from labkit.doctor import examine
+    from labkit.synth import head_file
 
-    found, text = examine(args.data)
-    args.exit_code = 2 if args.data and found["data"]["problem"] else 0
-    return found, text
+    cache, head, all_cores = cache_dir(), head_file(), psutil.cpu_count()
+    versions = {package.name: package.version for package in importlib.metadata.distributions()}
+    here, there = (round(shutil.disk_usage(path).free / GIB, 1) for path in (".", cache))
+    devices = ["cpu", *["mps"] * torch.backends.mps.is_available()]
+    for i in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(i)
+        devices.append(f"cuda:{i} ({gpu.name}, {gpu.total_memory / GIB:.0f} GiB)")
+    found = {
+        "labkit": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: versions.get(name, "not installed") for name in PACKAGES},
+        "cores": cpu_count(),  # that this process may use, by its affinity and its cgroup's quota
+        "cores_of_machine": all_cores,
+        "cores_busy": round(psutil.cpu_percent(0.5) / 100 * all_cores, 1),
+        "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
+        "devices": devices,
+        "device_used": str(best_device(args.device)),
+        "disk_free_gib": here,
+        "cache": str(cache),
+        "cache_free_gib": there,
+        "head_model": str(head) if head.exists() else None,
+    }
+    lines = [
+        f"labkit {__version__}, Python {found['python']}, {found['system']}",
+        ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
+        f"processor cores: {found['cores']} for this process (fewer with OMP_NUM_THREADS=N); "
+        f"{found['cores_busy']} of the machine's {all_cores} are busy",
+        f"memory: {found['memory_gib']} GiB",
+        f"devices: {', '.join(devices)}; {found['device_used']} will be used",
+        f"disk: {here} GiB free here, {there} GiB in {cache}",
+        f"built-in head model: {found['head_model'] or 'made on first use, in about a minute'}",
+    ]
+    if args.data is not None:
+        data, about = DataDirectory(args.data), dict(problem=None, notes=[])
+        for name in ("pretrain", "train", "val", "test"):
+            with suppress(UserError):  # which `check` reports
+                faces = data.scan(name)
+                about[name] = dict(identities=len(faces.identities), images=len(faces))
+                about["notes"] += [faces.note] * bool(faces.note)
+                lines.append(f"{name}: {len(faces):,} images of {len(faces.identities):,} people")
+        try:
+            data.check(pictures=PICTURES_LOOKED_AT)
+        except UserError as error:
+            about["problem"] = str(error)
+        lines += [*about["notes"], about["problem"] or "the data directory is in order"]
+        found["data"] = about
+        args.exit_code = 2 if about["problem"] else 0
+    return found, "\n".join(lines)

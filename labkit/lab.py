@@ -6,7 +6,6 @@ OUT/pretrain/   OUT/finetune/     run folders
 OUT/evaluate/   OUT/lookalike/    OUT/facemap/    OUT/notebooks/
 """
 
-import ast
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -144,16 +143,12 @@ def leave_cores_to_others() -> None:
 
 def _check_parameters() -> None:
     """Refuse parameters that papermill gives, in a cell after the notebook's, but it has not."""
-    pairs = pairwise(getattr(sys.modules["__main__"], "In", []))
-    cells = next((p for p in pairs if "preset" in p[0] and p[1].startswith("# Parameters\n")), ())
-    own, given = [
-        {
-            line.targets[0].id: getattr(line.value, "value", None)
-            for line in ast.parse(cell).body
-            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
-        }
-        for cell in cells or ("", "")
-    ]
+    own, given = {}, {}
+    for cell, after in pairwise(getattr(sys.modules["__main__"], "In", [])):
+        if "preset" in cell and after.startswith("# Parameters\n"):
+            own, given = {}, {}
+            exec(cell, own)
+            exec(after, given)
     for name, value in given.items():
         if name not in own:
             raise UserError(f"this notebook has no parameter '{name}'{did_you_mean(name, own)}")

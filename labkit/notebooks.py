@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -74,8 +74,8 @@ def run_all(lab: Lab, photo: str | None = None) -> list[dict]:
 def _finished(executed: Path, key: str) -> float | None:
     """Return the seconds of an earlier run that came to its end, if nothing has changed since."""
     try:
-        about = nbformat.read(executed, as_version=4).metadata["facelab"]
-        return about["seconds"] if about["key"] == key else None
+        about = nbformat.read(executed, as_version=4).metadata
+        return about["papermill"]["duration"] if about["facelab"] == key else None
     except (OSError, ValueError, KeyError):  # none is there, or an error or a kill has ended it
         return None
 
@@ -83,17 +83,11 @@ def _finished(executed: Path, key: str) -> float | None:
 class _Kernel(AsyncKernelManager):
     """The kernel of this interpreter, whatever else is installed under the name python3."""
 
-    running: "_Kernel | None" = None
-
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        self._kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
-        _Kernel.running = self
+    kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
 
 
 def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
     """Execute a notebook, write it and its HTML copy, and return the seconds that it took."""
-    began = time.monotonic()
     how = dict(kernel_name="python3", kernel_manager_class=_Kernel, cwd=source.parent)
     how |= dict(extra_arguments=["--log-level=ERROR"], progress_bar=False, stdout_file=sys.stdout)
     # In a thread, so that signals come here; the kernel gets them, saves and ends its cell.
@@ -101,8 +95,9 @@ def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
         work = thread.submit(papermill.execute_notebook, source, executed, parameters, **how)
         while not wait([work], timeout=0.2).done:
             if stop:
-                with suppress(AttributeError, TypeError, ProcessLookupError):  # none runs yet
-                    os.killpg(_Kernel.running.provisioner.pid, signal.SIGINT)
+                for child in psutil.Process().children():
+                    with suppress(ProcessLookupError):  # the kernel alone leads a process group
+                        os.killpg(child.pid, signal.SIGINT)
                 wait([work], timeout=3)
     if stop:
         raise Stopped(f"stopped by {stop.name} in {source.stem}: the same command goes on")
@@ -115,13 +110,12 @@ def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
         what = error.evalue if own else f"{error.ename}: {error.evalue}"
         where = f"{source.stem} stopped in cell {error.exec_count}"
         raise UserError(f"{where}: {what} (the notebook so far: {executed})") from error
-    seconds = round(time.monotonic() - began, 1)
     notebook = nbformat.read(executed, as_version=4)
     page, _ = HTMLExporter(theme="light").from_notebook_node(_with_mathml(notebook))
     write_text(executed.with_suffix(".html"), page)
-    notebook.metadata["facelab"] = dict(key=key, seconds=seconds)
+    notebook.metadata["facelab"] = key
     write_text(executed, nbformat.writes(notebook))
-    return seconds
+    return notebook.metadata["papermill"]["duration"]
 
 
 def _with_mathml(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -146,12 +140,11 @@ def outcome(lab: Lab, runs: list[dict]) -> tuple[dict, str]:
     page = str(lab.file("facemap", "facemap.html"))
     lines = ["", "EER (95 % interval)     validation list           test list"]
     for stage, label in (("pretrain", "after pretraining"), ("finetune", "after fine-tuning")):
-        line = f"  {label:<22}"
-        for name in ("val", "test"):
-            measured = evaluation[stage][name]
-            low, high = measured["eer_interval"]
-            line += f"{measured['eer']:.2f} % ({low:.2f} to {high:.2f})".ljust(26)
-        lines.append(line.rstrip())
+        texts = [
+            "{eer:.2f} % ({eer_interval[0]:.2f} to {eer_interval[1]:.2f})".format(**measured)
+            for measured in (evaluation[stage]["val"], evaluation[stage]["test"])
+        ]
+        lines.append(f"  {label:<22}{texts[0]:<26}{texts[1]}")
     lines.append(f"look-alikes of {found['photo']}")
     lines += [f"  {match['similarity']:.3f}  {match['name']}" for match in found["matches"]]
     lines += [f"FaceMap            {page}", f"notebooks, as HTML {lab.folder('notebooks')}"]

@@ -7,16 +7,16 @@ A new one is one class with one decorator, in a notebook cell or in a file for `
         ...
 """
 
+import ast
 import difflib
 import importlib.util
-import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from types import CodeType, FunctionType
 
 from labkit.utils import UserError, short_reason
 
@@ -37,11 +37,8 @@ class Registry:
         """Return a decorator that enters a class or function under a name and its aliases.
 
         A cell can be run again after a change, and may take the name of a built-in entry, which is
-        said. Raises ValueError for an empty name or a colon.
+        said.
         """
-        for word in (name, *aliases):
-            if not _key(word) or ":" in word:
-                raise ValueError(f"a {self.kind} needs a name without a colon, not {word!r}")
 
         def enter(entry: Callable) -> Callable:
             for word in (name, *aliases):
@@ -89,21 +86,30 @@ def load_plugin(path: str | Path) -> None:
     name = f"labkit_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
+    with names_the_line(f"the plugin {path.name} fails", path):
         spec.loader.exec_module(module)
+
+
+@contextmanager
+def names_the_line(what: str, file: str | Path | None) -> Iterator[None]:
+    """Turn an error in code of a user's own into a UserError with `what`, its line and its file.
+
+    file: the Python file that holds the code; None when a notebook cell does.
+    """
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:
-        where = line_of(error, path)
-        raise UserError(f"the plugin {path} fails{where}: {short_reason(error)}") from error
-
-
-def line_of(error: Exception, path: str | Path | None) -> str:
-    """Return " on line N" for an error from that line of a file (None: a cell), else nothing."""
-    file = os.path.abspath(path) if path else "ipykernel_"
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError):
-        places.append((error.filename or "", error.lineno))
-    lines = [line for name, line in places if file in name]
-    return f" on line {lines[-1]}" if lines else ""
+        path, where = os.path.abspath(file) if file else "ipykernel_", ""
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [(frame.filename, frame.lineno) for frame in frames]
+        if isinstance(error, SyntaxError):
+            places.append((error.filename or "", error.lineno))
+        for name, line in places:
+            if path in name:
+                where = f" on line {line} of {file or 'its cell'}"
+        raise UserError(f"{what}{where}: {short_reason(error)}") from error
 
 
 def _key(name: str) -> str:
@@ -118,30 +124,22 @@ def is_built_in(entry: Callable) -> bool:
 def code_digest(entry: Callable) -> str:
     """Return 64 hexadecimal digits that change when a class or function of a user's own changes.
 
-    Its bytecode and constants count, and those of what it uses from the same file or notebook.
+    Its statements count, comments left out, and those of what it uses of its file or notebook.
     """
-    module, parts, seen = vars(sys.modules[entry.__module__]), [], set()
-
-    def add(*values: object) -> None:
-        for value in values:
-            value = inspect.unwrap(getattr(value, "fget", value))  # of a property or a decorator
-            if isinstance(value, (int, float, str)):
-                parts.append(repr(value))
-            elif isinstance(value, (tuple, frozenset)):
-                add(*(value if isinstance(value, tuple) else sorted(value, key=repr)))
-            elif isinstance(value, CodeType):
-                parts.append(f"{value.co_code.hex()} {value.co_names}")
-                add(value.co_consts, *map(module.get, value.co_names))
-            elif getattr(value, "__module__", "") == entry.__module__ and id(value) not in seen:
-                seen.add(id(value))
-                if isinstance(value, FunctionType):
-                    add(value.__code__, value.__defaults__, *(value.__kwdefaults__ or {}).values())
-                elif isinstance(value, type):
-                    named = vars(value).items()
-                    add(value.__bases__, *(v for k, v in named if callable(v) or k[:2] != "__"))
-
-    add(entry)
-    return sha256(repr(parts).encode()).hexdigest()
+    module, defined, digest = sys.modules[entry.__module__], {}, sha256()
+    file = Path(getattr(module, "__file__", None) or os.devnull)
+    for text in getattr(module, "In", None) or [file.read_text(encoding="utf-8")]:
+        with suppress(SyntaxError):  # a cell that could not run
+            for line in ast.parse(text).body:
+                names = [node for node in ast.walk(line) if isinstance(node, ast.Name)]
+                stored = [node.id for node in names if isinstance(node.ctx, ast.Store)]
+                defined |= dict.fromkeys([line.name] if hasattr(line, "name") else stored, line)
+    used = [entry.__name__] if entry.__name__ in defined else [*defined]
+    for name in used:  # which grows
+        if line := defined.pop(name, None):
+            digest.update(ast.dump(line).encode())
+            used += [node.id for node in ast.walk(line) if isinstance(node, ast.Name)]
+    return digest.hexdigest()
 
 
 MODELS = Registry("model")

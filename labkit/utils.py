@@ -149,17 +149,14 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     The system frees the lock when the process ends, however it ends. Raises UserError when
     another process holds it or the folder cannot be written.
     """
-    lock = FileLock(make_folder(folder) / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(make_folder(folder) / ".lock").acquire(timeout=0)
     except Timeout:
         raise UserError(f"another run is writing to {folder}: wait, or choose another") from None
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {reason(error)}; choose another") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
@@ -223,10 +220,9 @@ class StopSignals:
         return bool(self.name)
 
     def __enter__(self) -> "StopSignals":
-        self._earlier = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._earlier[number] = signal.signal(number, self._note)
+        main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if main else ()
+        self._earlier = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def _note(self, number, frame) -> None:

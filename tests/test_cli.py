@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import make_faces
 from PIL import Image
-from runs import plain_net, small_run
 
 from labkit.checkpoint import save_weights
 from labkit.cli import build_parser, main, train_settings
@@ -20,6 +19,7 @@ from labkit.data import PairList
 from labkit.evaluate import read_scores, write_scores
 from labkit.models import InputSpec, build_model
 from labkit.train import fit
+from runs import plain_net, small_run
 
 
 @pytest.fixture(scope="module")
@@ -285,11 +285,15 @@ def test_look_alikes_with_what_they_mean_and_a_sheet(known, tmp_path, capsys):
     assert code == 2 and "shows 2 face(s)" in err
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_training_stopped_at_any_time_has_an_exit_code_of_its_own(name, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "name"), [("train", "SIGTERM"), ("train", "SIGINT"), ("doctor", "SIGINT")]
+)
+def test_a_command_stopped_at_any_time_has_an_exit_code_of_its_own(
+    command, name, monkeypatch, capsys
+):
     number = getattr(signal, name)
-    monkeypatch.setattr("labkit.commands.train", lambda args: os.kill(os.getpid(), number))
-    code, out, err = run(capsys, "train")
+    monkeypatch.setattr(f"labkit.commands.{command}", lambda args: os.kill(os.getpid(), number))
+    code, out, err = run(capsys, command)
     assert code == 75 and out == ""
     assert f"stopped by {name}" in err and err.count("\n") == 1
 
@@ -302,6 +306,44 @@ def test_of_several_processes_the_first_alone_prints(monkeypatch, capsys):
     assert run(capsys, *command) == (2, "", "")
 
 
+SPINS = """
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+import labkit.cli
+with ProcessPoolExecutor(1, get_context("spawn")) as worker:
+    print(worker.submit(os.getenv, "GOMP_SPINCOUNT").result(), os.getenv("KMP_BLOCKTIME"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "spins"),
+    [
+        ({}, "1000 0"),
+        (dict(GOMP_SPINCOUNT="5"), "5 0"),
+        (dict(KMP_BLOCKTIME="9"), "1000 9"),
+        (dict(OMP_WAIT_POLICY="active"), "None None"),
+    ],
+)
+def test_waiting_threads_sleep_soon_in_workers_too_and_ones_own_setting_wins(
+    monkeypatch, own, spins
+):
+    for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    command = [sys.executable, "-c", SPINS]
+    told = subprocess.check_output(command, env=os.environ | own, text=True)
+    assert told == spins + "\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch has another OpenMP")
+def test_pytorchs_openmp_reads_how_long_to_wait(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    command = [sys.executable, "-m", "labkit", "score", "nowhere.csv"]
+    environment = os.environ | dict(OMP_DISPLAY_ENV="verbose")
+    told = subprocess.run(command, env=environment, capture_output=True, text=True).stderr
+    assert "GOMP_SPINCOUNT = '1000'" in told and "'300000'" not in told
+
+
 def test_doctor_describes_this_machine_and_a_data_directory(data_directory, tmp_path, capsys):
     found = run_json(capsys, "doctor", "--data", data_directory)
     assert found["cores"] >= 1 and "cpu" in found["devices"] and found["data"]["problem"] is None
@@ -311,7 +353,17 @@ def test_doctor_describes_this_machine_and_a_data_directory(data_directory, tmp_
     assert code == 2 and "pretrain does not exist" in out and "problem" in out
     code, out, _ = run(capsys, "doctor", "--data", tmp_path / "nowhere", "--json")
     assert code == 2 and "nowhere does not exist" in json.loads(out)["data"]["problem"]
-    assert run(capsys, "doctor")[0] == 0
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0 and f"processor cores: {found['cores']} for this process" in out
+    assert found["cores_of_machine"] >= found["cores"] and found["cores_busy"] >= 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux")
+def test_doctor_counts_the_cores_that_this_process_may_use():
+    [core, *_] = os.sched_getaffinity(0)
+    script = f"import os; os.sched_setaffinity(0, [{core}]); from labkit.cli import main; "
+    command = [sys.executable, "-c", script + "main(['doctor', '--json'])"]
+    assert json.loads(subprocess.check_output(command))["cores"] == 1
 
 
 def test_doctor_looks_at_the_pictures_and_says_what_is_passed_over(
@@ -345,12 +397,13 @@ def test_training_says_what_it_passes_over_and_resumes_a_run_of_the_old_default(
     flags += ["--image_size", 32, "--device", "cpu"]
     code, out, err = run(capsys, "train", *flags, "--max_epoch", 1, "--train_ext", "jpg,jpeg,png")
     assert code == 0 and "passed over 1 .txt" in out, err
+    assert f"new run folder: {tmp_path}/run\n" in out
     config = tmp_path / "run" / "config.yaml"
     old = config.read_text().replace("train_extensions: null", "train_extensions: jpg,jpeg,png")
     assert "jpg,jpeg,png" in old
     config.write_text(old)
     code, out, err = run(capsys, "train", *flags, "--max_epoch", 2)
-    assert code == 0 and "going on in epoch 2" in out, err
+    assert code == 0 and "going on in epoch 2" in out and "new run folder" not in out, err
 
 
 def test_help_needs_no_pytorch():

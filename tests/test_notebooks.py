@@ -166,6 +166,27 @@ def test_a_run_is_known_by_hand_from_another_folder_and_after_a_move(lab, tmp_pa
         )
 
 
+@pytest.mark.parametrize("own", [None, "5"])
+def test_the_threads_of_a_notebook_sleep_soon_unless_its_user_says_otherwise(
+    tmp_path, monkeypatch, own
+):
+    """Also when JupyterLab starts the kernel, which knows nothing of the kit."""
+    for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+    first = nbformat.read(notebook_folder() / "01_pretrain.ipynb", as_version=4).cells
+    [imports] = [cell.source for cell in first if "import train_step" in cell.source]
+    imports = imports.partition("\n\nlab = ")[0]
+    asked = "import os\nprint(os.getenv('GOMP_SPINCOUNT'))"
+    before = "import sys\nassert 'torch' not in sys.modules"
+    cells = [nbformat.v4.new_code_cell(text) for text in (before, imports, asked)]
+    about = dict(kernelspec=dict(name="python3", display_name="", language="python"))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=about), tmp_path / "n.ipynb")
+    papermill.execute_notebook(tmp_path / "n.ipynb", tmp_path / "n.ipynb", progress_bar=False)
+    assert texts(tmp_path / "n.ipynb", "text") == f"{own or 1000}\n"
+
+
 def test_a_mistake_in_a_notebook_is_one_line(tmp_path):
     for wrong, message in (
         (dict(prest="smoke"), "this notebook has no parameter 'prest': did you mean preset?"),

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ORDER = """
     utils registry config metrics data models losses checkpoint devices distributed checks embed
     gradcache losslog train launch evaluate crop likeness gallery plots facemap widgets exercises
-    synth lab notebooks doctor commands cli __main__
+    synth lab notebooks commands cli __main__
 """.split()
 
 

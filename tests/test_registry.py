@@ -1,10 +1,8 @@
-import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 
-from labkit.registry import Registry, code_digest, line_of, load_plugin
+from labkit.registry import Registry, code_digest, load_plugin, names_the_line
 from labkit.utils import UserError
 
 
@@ -55,12 +53,6 @@ def test_a_cell_can_be_run_again_and_may_take_a_built_ins_name_or_alias(losses, 
     assert losses.names().count(name) == 1
 
 
-@pytest.mark.parametrize("name", ["", " -_", "a:b"])
-def test_unusable_names_are_refused(losses, name):
-    with pytest.raises(ValueError, match="name"):
-        losses.register(name)
-
-
 def test_a_family_makes_entries_from_the_rest_of_the_name(losses):
     losses.families["power"] = lambda rest: lambda x: x ** int(rest)
     assert losses.get("Power:3")(2) == 8
@@ -70,9 +62,9 @@ def test_a_family_makes_entries_from_the_rest_of_the_name(losses):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("mine.py", "x = 1\nraise RuntimeError('no')\n", r"mine\.py fails on line 2: RuntimeErr"),
-        ("mine.py", "x = 1\n\nx = = 2\n", r"mine\.py fails on line 3: SyntaxError"),
-        ("mine.py", "import nowhere_at_all\n", r"fails on line 1: ModuleNotFoundError: No module"),
+        ("mine.py", "x = 1\nraise RuntimeError('no')\n", r"fails on line 2 of .*mine\.py: Runtime"),
+        ("mine.py", "x = 1\n\nx = = 2\n", r"mine\.py fails on line 3 of .*mine\.py: SyntaxError"),
+        ("mine.py", "import nowhere_at_all\n", r"line 1 of .*mine\.py: ModuleNotFoundError"),
         ("mine.py", None, r"mine\.py does not exist"),
         ("mine.ipynb", "{}", r"mine\.ipynb does not exist or is no Python file"),
     ],
@@ -126,25 +118,26 @@ class Mine(Base):
         ("import torch\n", "import torch\n\nfit = 10\n"),
     ],
 )
-def test_code_of_ones_own_is_the_same_until_it_does_something_else(monkeypatch, old, new):
+@pytest.mark.parametrize("place", ["file", "notebook", "long notebook"])
+def test_code_of_ones_own_is_the_same_until_it_does_something_else(
+    tmp_path, monkeypatch, old, new, place
+):
     def digest(text):
-        module = ModuleType("own")
-        monkeypatch.setitem(sys.modules, "own", module)
-        exec(text, vars(module))
+        (tmp_path / "own.py").write_text(text)
+        load_plugin(tmp_path / "own.py")
+        module = sys.modules["labkit_plugin_own"]
+        if place != "file":
+            module.In = ["", *text.split("class Mine"), "%no python"]
+            module.In[2] = "class Mine" + module.In[2]
+        if place == "long notebook":  # cells that have run before
+            module.In[:0] = OWN.replace("* SCALE", "/ SCALE"), "class Mine:\n    pass"
         return code_digest(module.Mine)
 
-    comment = old in ("x)  +", "# a comment", "import torch\n")
-    assert (digest(OWN) == digest(OWN.replace(old, new))) == comment
-
-
-def test_code_has_the_same_digest_in_another_process():
-    script = f"from labkit.registry import code_digest\n{OWN}\nprint(code_digest(Mine))"
-    digests = {subprocess.check_output([sys.executable, "-c", script]) for _ in range(3)}
-    assert len(digests) == 1
+    same = old in ("x)  +", "# a comment", "import torch\n")
+    assert (digest(OWN) == digest(OWN.replace(old, new))) == same
 
 
 def test_an_error_from_elsewhere_has_no_line_in_the_plugin():
-    with pytest.raises(ValueError) as caught:
-        int("x")
-    assert line_of(caught.value, "plugin.py") == ""
-    assert line_of(caught.value, __file__).startswith(" on line ")
+    for file, message in (("plugin.py", "fails: ValueError: inv"), (__file__, "fails on line")):
+        with pytest.raises(UserError, match=message), names_the_line("it fails", file):
+            int("x")
