@@ -124,8 +124,6 @@ def fit(
         torch.manual_seed(config.seed)
         if config.plugin:
             load_plugin(config.plugin)
-        if not folder.path.exists():
-            accelerator.print(f"new run folder: {folder.path.absolute()}")
         processes.on_main(lambda: cleanup.enter_context(folder.open(config)))
         saved = folder.load_state()
         state = TrainingState(**saved["position"]) if saved else TrainingState()

@@ -90,6 +90,42 @@ def jupyter_lab(folder: Path):
             server.wait()
 
 
+def wait_for_kernel(page) -> None:
+    page.wait_for_function(
+        """() => {
+          const panel = window.jupyterapp?.shell?.currentWidget
+          return panel?.sessionContext?.session?.kernel?.connectionStatus === 'connected'
+            && panel.content.widgets.length > 3
+        }""",
+        timeout=60_000,
+    )
+
+
+def wait_until_idle(page) -> None:
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext"
+        ".session.kernel.status === 'idle'",
+        timeout=60_000,
+    )
+
+
+def run_cell(page, index: int, code: str | None = None) -> str:
+    """Run a cell of the notebook, with other code if it is given; return what the page shows."""
+    page.evaluate(
+        """([i, code]) => {
+          const notebook = window.jupyterapp.shell.currentWidget.content
+          if (code !== null) notebook.widgets[i].model.sharedModel.setSource(code)
+          notebook.activeCellIndex = i
+          notebook.deselectAll()
+          return window.jupyterapp.commands.execute('notebook:run-cell')
+        }""",
+        [index, code],
+    )
+    wait_until_idle(page)
+    page.wait_for_timeout(300)
+    return page.locator(".jp-Cell").nth(index).inner_text()
+
+
 @contextmanager
 def lookalike_page(chromium, folder: Path, run: Path, data: Path, height: int):
     """Notebook 4 in a JupyterLab on `folder`, run to its end on the weights of `run`."""
@@ -100,20 +136,10 @@ def lookalike_page(chromium, folder: Path, run: Path, data: Path, height: int):
     with jupyter_lab(folder) as address:
         page = chromium.new_page(viewport={"width": 1280, "height": height})
         page.goto(address("04_lookalike.ipynb"))
-        page.wait_for_function(
-            """() => {
-              const panel = window.jupyterapp?.shell?.currentWidget
-              return panel?.sessionContext?.session?.kernel?.connectionStatus === 'connected'
-                && panel.content.widgets.length > 3
-            }""",
-            timeout=60_000,
-        )
+        wait_for_kernel(page)
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
         page.wait_for_selector("button.widget-upload", timeout=300_000)
-        page.wait_for_function(
-            "() => window.jupyterapp.shell.currentWidget.sessionContext"
-            ".session.kernel.status === 'idle'"
-        )
+        wait_until_idle(page)
         yield page
         page.close()
 

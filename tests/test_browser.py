@@ -3,17 +3,31 @@
 import base64
 import io
 import json
+import sys
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
-from browser import browser, choose_files, chromium_path, lookalike_page
+from browser import (
+    browser,
+    choose_files,
+    chromium_path,
+    jupyter_lab,
+    lookalike_page,
+    run_cell,
+    wait_for_kernel,
+)
 from PIL import Image
 
 from labkit.checkpoint import save_weights
 from labkit.facemap import layout, notebook_view, to_html
 from labkit.gallery import Gallery
 from labkit.models import InputSpec, build_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "data_scripts"))
+import release  # noqa: E402
 
 pytest.importorskip("playwright", reason="the browser tests need the package playwright")
 if chromium_path() is None:
@@ -320,3 +334,37 @@ def test_the_page_works_in_a_notebooks_frame_and_opens_with_a_face_chosen(chromi
     assert frame.inner_text("#panel .card b >> nth=0") == "</script> 5"
     assert said == []
     page.close()
+
+
+def test_an_exercise_says_what_is_wrong_until_it_is_solved(chromium, tmp_path):
+    """As a student does it, in the students' version: the gap, a mistake, an error, the answer."""
+    release.run(release.arguments().parse_args([str(tmp_path)]))
+    path = tmp_path / "01_pretrain.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    kept = ("01-03", "exercise-1-2", "answer-1-2", "check-1-2")
+    notebook.cells = [cell for cell in notebook.cells if cell.id in kept]
+    notebook.cells[0].source = notebook.cells[0].source.split("\nlab = ")[0]
+    nbformat.write(notebook, path)
+    answer = (
+        "def am_softmax(x, W, y, m, s):\n"
+        "    cosine = F.normalize(x, dim=1) @ F.normalize(W, dim=1).T\n"
+        "    return F.cross_entropy(s * (cosine - m * F.one_hot(y, len(W))), y)"
+    )
+    with jupyter_lab(tmp_path) as address:
+        page = chromium.new_page(viewport={"width": 1180, "height": 900})
+        page.goto(address("01_pretrain.ipynb"))
+        wait_for_kernel(page)
+        run_cell(page, 0)
+        for code, told in (
+            (None, "○ Exercise 1.2, am_softmax: not solved yet (4 points)."),
+            (
+                answer.replace("s * (", "("),
+                "✗ Exercise 1.2, am_softmax: not right yet. The scale s",
+            ),
+            (answer.replace("y, len", "z, len"), "NameError: name 'z' is not defined"),
+            (answer, "✓ Exercise 1.2, am_softmax: solved (4 points)."),
+        ):
+            run_cell(page, 2, code)
+            assert told in run_cell(page, 3)
+        assert page.locator(".jp-Cell summary").first.inner_text() == "Hint"
+        page.close()
