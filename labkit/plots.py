@@ -151,7 +151,7 @@ def image_grid(images, columns: int = 8, titles: Sequence[object] | None = None)
 @styled
 def matrix(values: np.ndarray, title: str = "") -> LabFigure:
     """Show a matrix (n, n) of cosines as colours, from -1 to 1."""
-    figure = new_figure(4.6, 4.2)
+    figure = new_figure(5.0, 4.2)
     axes = figure.subplots()
     picture = axes.imshow(np.asarray(values), vmin=-1, vmax=1, cmap="RdBu_r")
     figure.colorbar(picture, label="cosine")
