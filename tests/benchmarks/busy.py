@@ -36,6 +36,12 @@ from labkit.synth import make_dataset
 from labkit.train import fit
 
 SIZE, PEOPLE, PHOTOS = 64, 64, 8
+NEIGHBOUR = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    sum(range(10**6))
+"""
 
 
 def make_faces(root: Path) -> FaceFolder:
@@ -103,8 +109,7 @@ class Part:
 
     def beside(self, busy: int) -> float:
         """The rate of one turn beside that many busy processes."""
-        spin = [sys.executable, "-c", "while True: pass"]
-        neighbours = [subprocess.Popen(spin) for _ in range(busy)]
+        neighbours = [subprocess.Popen([sys.executable, "-c", NEIGHBOUR]) for _ in range(busy)]
         time.sleep(0.5)
         try:
             self.process.stdin.write("\n")
