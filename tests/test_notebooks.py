@@ -107,8 +107,9 @@ def test_the_students_version_runs_to_its_end_and_no_exercise_is_solved(lab, tmp
     assert told.count("not solved yet") == len(EXERCISES) and "✓" not in told and "✗" not in told
 
 
-def test_nbgraders_own_autograder_counts_the_same_points(lab, tmp_path):
+def test_nbgraders_own_autograder_counts_the_same_points(lab, tmp_path, monkeypatch):
     """A course of nbgrader with notebook 4 as it is, and a student who solved one exercise."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # alembic
     notebook = nbformat.read(notebook_folder() / "04_lookalike.ipynb", as_version=4)
     [settings] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     settings.source += f'\npreset, run_dir = "smoke", {str(lab[0])!r}'
@@ -121,7 +122,8 @@ def test_nbgraders_own_autograder_counts_the_same_points(lab, tmp_path):
         folder.mkdir(parents=True)
         wrong.source = answer
         nbformat.write(notebook, folder / "04_lookalike.ipynb")
-    (tmp_path / "nbgrader_config.py").write_text("c = get_config()\nc.CourseDirectory.root = '.'\n")
+    root = f"c = get_config()\nc.CourseDirectory.root = {str(tmp_path)!r}\n"
+    (tmp_path / "nbgrader_config.py").write_text(root)
     for step in (["generate_assignment", "faces"], ["autograde", "faces", "--student", "kim"]):
         command = [sys.executable, "-m", "nbgrader", *step]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
