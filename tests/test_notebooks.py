@@ -200,6 +200,13 @@ def test_a_mistake_in_a_notebook_is_one_line(tmp_path):
         assert texts(tmp_path / "03_evaluate.ipynb", "traceback") == f"UserError: {message}"
 
 
+def test_an_unknown_layout_is_told_before_any_is_computed(lab, tmp_path):
+    with pytest.raises(PapermillExecutionError) as caught:
+        execute("05_facemap", tmp_path, preset="smoke", run_dir=str(lab[0]), method="umpa")
+    assert caught.value.evalue == "unknown layout 'umpa'; use one of umap, tsne, pca"
+    assert "compiles itself" not in texts(tmp_path / "05_facemap.ipynb", "text")
+
+
 def test_a_signal_to_the_whole_run_saves_and_ends_with_one_line(data_directory, tmp_path):
     """Twice, under a kernel called python3 that is not this interpreter's."""
     spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
