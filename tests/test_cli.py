@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import make_faces
 from PIL import Image
+from runs import plain_net, small_run
 
 from labkit.checkpoint import save_weights
 from labkit.cli import build_parser, main, train_settings
@@ -19,7 +20,6 @@ from labkit.data import PairList
 from labkit.evaluate import read_scores, write_scores
 from labkit.models import InputSpec, build_model
 from labkit.train import fit
-from runs import plain_net, small_run
 
 
 @pytest.fixture(scope="module")

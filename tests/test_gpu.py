@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import plain_net, same, small_run, state_of
 
 from labkit import devices
 from labkit.checkpoint import load_weights
 from labkit.embed import Embedder
 from labkit.train import fit
 from labkit.utils import UserError
-from runs import plain_net, same, small_run, state_of
 
 pytestmark = [
     pytest.mark.gpu,
