@@ -63,7 +63,7 @@ def read_tasks(folder: Path) -> dict[str, Task]:
 
 def read_hand_in(path: Path) -> HandIn:
     """Return what a student's notebook, folder or zip of notebooks holds; never run any of it."""
-    hand_in = HandIn(path.stem if path.is_file() else path.name)
+    hand_in = HandIn(path.name if path.is_dir() else path.stem)
     try:
         for name, data in _notebooks(path):
             try:

@@ -134,17 +134,18 @@ class DoorThreshold:
             100 * (imposters["test"] >= threshold).mean(),
             100 * (targets["test"] < threshold).mean(),
         ]
+        if close([far, frr], right, 1e-6):
+            return
         if close([far, frr], np.divide(right, 100), 1e-6):
             raise Mistake("The rates are fractions; give them in percent.")
         if close([frr, far], right, 1e-6):
             raise Mistake("The two rates are swapped: first FAR (imposters), then FRR (targets).")
         if close(frr, 100 - right[1], 1e-6):
             raise Mistake("That is the share of targets accepted; FRR is the share refused.")
-        if not close([far, frr], right, 1e-6):
-            raise Mistake(
-                f"The threshold is right; on test it gives FAR {right[0]:.2f} % and FRR "
-                f"{right[1]:.2f} %, yours are {far:.2f} and {frr:.2f}."
-            )
+        raise Mistake(
+            f"The threshold is right; on test it gives FAR {right[0]:.2f} % and FRR "
+            f"{right[1]:.2f} %, yours are {far:.2f} and {frr:.2f}."
+        )
 
 
 @exercise("3.4", "groups of people", minutes=35, points=4)
