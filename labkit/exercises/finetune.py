@@ -55,7 +55,7 @@ def judge_interval(got, toy: dict, what: str) -> None:
             f"{what} is {high - low:.1f} points wide, as if pairs had been drawn. The pairs of one "
             f"person share that person's luck: draw people, which gives about {widths[0]:.1f}."
         )
-    if not 0.5 < (high - low) / widths[0] < 1.7:
+    if not 0.5 < (high - low) / widths[0] < 3:
         raise Mistake(
             f"{what} is {high - low:.1f} points wide; drawing people gives about {widths[0]:.1f}."
         )
