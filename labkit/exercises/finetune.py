@@ -59,7 +59,7 @@ def judge_interval(got, toy: dict, what: str) -> None:
         raise Mistake(
             f"{what} is {high - low:.1f} points wide; drawing people gives about {widths[0]:.1f}."
         )
-    if abs((low + high) / 2 - np.mean(interval_of(toy))) > widths[0] / 2:
+    if abs((low + high) / 2 - np.mean(interval_of(toy))) > widths[0]:
         raise Mistake(f"{what} has the right width but lies elsewhere.")
 
 
