@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -88,7 +89,9 @@ def memory_told(device: torch.device) -> Iterator[None]:
     """Say in one line, as UserError, that a device's memory is full."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
+        # A notebook keeps an error, and with its frames the tensors that have filled the memory.
+        traceback.clear_frames(error.__traceback__)
         how = "set a smaller batch_size, or images_at_once; another --gpu may have more free"
         raise UserError(f"the memory of {device} is full: {how}") from None
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -171,6 +172,25 @@ def test_a_second_run_in_the_same_folder_is_turned_away(config):
         )
     assert done.returncode == 2 and "another run is writing to" in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_memory_is_told_and_free_again_for_a_smaller_try(config, monkeypatch):
+    """Although the error is kept, as a notebook keeps its last one."""
+
+    class Large:
+        pass
+
+    seen = []
+
+    def full(*arguments):
+        activations = Large()
+        seen.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(train, "train_step", full)
+    with pytest.raises(UserError, match="memory of cpu is full: set a smaller batch_size") as kept:
+        fit(config)
+    assert kept.value and seen[0]() is None
 
 
 def third_step(change):
