@@ -21,6 +21,7 @@ from labkit.checkpoint import read_metrics
 from labkit.cli import main
 from labkit.exercises import EXERCISES
 from labkit.notebooks import NOTEBOOKS, notebook_folder
+from labkit.utils import cache_dir
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "data_scripts"))
 import release  # noqa: E402
@@ -198,6 +199,18 @@ def test_a_mistake_in_a_notebook_is_one_line(tmp_path):
             execute("03_evaluate", tmp_path, run_dir="here", **wrong)
         assert (caught.value.ename, caught.value.evalue) == ("UserError", message)
         assert texts(tmp_path / "03_evaluate.ipynb", "traceback") == f"UserError: {message}"
+
+
+def test_a_photo_may_lie_in_the_home_folder(lab, tmp_path, monkeypatch):
+    shutil.copytree(lab[0], tmp_path / "moved")
+    (tmp_path / "home").mkdir()
+    shutil.copy(lab[0].parent / "astronaut.png", tmp_path / "home" / "me.png")
+    monkeypatch.setenv("KSTAR_FACELAB_CACHE", str(cache_dir()))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    parameters = dict(preset="smoke", run_dir="moved", photo="~/me.png")
+    assert "me.png: 512 x 512 pixels" in execute("04_lookalike", tmp_path, **parameters)
+    found = json.loads((tmp_path / "moved/lookalike/lookalike.json").read_text(encoding="utf-8"))
+    assert found["photo"] == "me.png" and found["matches"]
 
 
 def test_an_unknown_layout_is_told_before_any_is_computed(lab, tmp_path):
