@@ -17,10 +17,11 @@ from labkit.utils import UserError
 import grade  # isort: skip
 import release  # isort: skip
 
+DEF = "def chance_of_one_this_close(p, n):\n    "
 RIGHT = "return 1 - (1 - p) ** n"
 # What students put into the gap of exercise 4.2, and what their feedback says.
 HOSTILE = {
-    "loops": ("while True: pass", "took longer than 4 seconds"),
+    "loops": ("while True: pass", "took longer than 6 seconds"),
     "eats": ("return sum(bytearray(10**9)[0] for _ in iter(lambda: x.append(bytearray(10**9)), 1))"
              .replace("return", "x = []\n    return"), "MemoryError"),
     "leaves": ("import os; os._exit(0)", "ended the process"),
@@ -34,24 +35,40 @@ HOSTILE = {
     "deep": ("x = []\n    for _ in range(10**5): x = [x]\n    return x", ""),
     "script": ("raise ValueError('<script>alert(1)</script>')", "<script>"),
     "nan": ("return float('nan')", "NaN"),
+    "surrogate": (r"raise ValueError('\ud800')", "ValueError"),
+    "garbage": ("import os\n    for n in range(3, 99):\n"
+                "        try: os.write(n, b'\\0\\0\\x10\\0')\n        except OSError: pass\n"
+                "    while True: pass", ""),
+    "numbers": ("import sys; sys.modules['parts.answer'].outcome = "
+                "lambda *a: {'output': {'chance': 10**400, 'value': 10**400}}", ""),
+    "deletes": ("import pathlib\n    for x in pathlib.Path(VICTIM).iterdir(): x.unlink()", "Error"),
 }  # fmt: skip
+# What honest students have in the cell, or in another one: full points.
+HONEST = {
+    "magic": f"{DEF}{RIGHT}\n%timeit chance_of_one_this_close(0.1, 5)\n",
+    "shows": f"{DEF}{RIGHT}\nprint(chance_of_one_this_close(percentile_of_mine, 5))\n",
+    "exits": f"{DEF}{RIGHT}\nimport sys; sys.exit(0)\n",
+    "helped": f"{DEF}return 1 - own_power(1 - p, n)\n",
+    "imported": f"{DEF}return 1 - exp(n * log(1 - p)) if p < 1 else 1.0\n",
+}
+ELSEWHERE = "from math import exp, log\ndef own_power(x, n):\n    return x**n\nundefined.stops()\n"
 
 
-def notebooks(folder: Path, name: str = "", gap: str = "") -> Path:
-    """The staff's notebooks as a student's; with a name that one alone, its first gap filled."""
+def notebooks(folder: Path, name: str = "", cell: str = "") -> Path:
+    """The staff's notebooks as a student's; with a name that one alone, with a cell for 4.2."""
     folder.mkdir(parents=True)
     for file in [f"{name}.ipynb"] if name else [f"{n}.ipynb" for n in NOTEBOOKS]:
         notebook = nbformat.read(notebook_folder() / file, as_version=4)
-        for cell in notebook.cells:
-            if gap and cell.id == "answer-4-2":
-                cell.source = f"def chance_of_one_this_close(p, n):\n    {gap}\n"
+        if cell:
+            next(c for c in notebook.cells if c.id == "answer-4-2").source = cell
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(ELSEWHERE))
         nbformat.write(notebook, folder / file)
     return folder
 
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory) -> Path:
-    """Twenty submissions, graded: right, empty, wrong, hostile, and files that are no notebooks."""
+    """Submissions, graded: right, empty, wrong, hostile, and files that are no notebooks."""
     root = tmp_path_factory.mktemp("grade")
     submissions = root / "submissions"
     notebooks(submissions / "right")
@@ -59,15 +76,22 @@ def graded(tmp_path_factory) -> Path:
     shutil.copytree(root / "student", submissions / "empty")
     with zipfile.ZipFile(submissions / "zipped.zip", "w") as archive:
         archive.write(notebooks(root / "z", "04_lookalike") / "04_lookalike.ipynb", "a/b.ipynb")
-    notebooks(submissions / "wrong", "04_lookalike", "return 1 - p")
-    notebooks(submissions / "kit", "04_lookalike", f"from labkit import metrics\n    {RIGHT}")
-    for name, (gap, _) in HOSTILE.items():
-        notebooks(submissions / name, "04_lookalike", gap)
+    (root / "victim").mkdir()
+    (root / "victim" / "a").write_text("staff's")
+    written = {name: DEF + gap for name, (gap, _) in HOSTILE.items()} | HONEST
+    written |= {
+        "wrong": f"{DEF}return 1 - p",
+        "kit": f"{DEF}from labkit import metrics\n    {RIGHT}",
+    }
+    for name, cell in written.items():
+        cell = cell.replace("VICTIM", repr(str(root / "victim")))
+        notebooks(submissions / name, "04_lookalike", cell)
     (submissions / "text.ipynb").write_text("no notebook")
     (submissions / "=cmd|calc.ipynb").write_text(json.dumps({"cells": [{"source": 5}]}))
     os.mkfifo(submissions / "pipe.ipynb")
     os.symlink("/etc/passwd", submissions / "link.ipynb")
-    run(grade, submissions, "--out", root / "out", "--seconds", "4", "--memory", "1")
+    told = run(grade, submissions, "--out", root / "out", "--seconds", "6", "--memory", "1")
+    (root / "told.json").write_text(json.dumps(told))
     return root
 
 
@@ -105,16 +129,28 @@ def test_a_hostile_notebook_gets_its_honest_points_and_a_line(graded, student):
     assert "<script>" not in page and f"Exercises of {student}" in page
 
 
+@pytest.mark.parametrize("student", HONEST)
+def test_what_stands_around_an_answer_takes_no_points(graded, student):
+    assert points(graded)[student, "4.2"] == (EXERCISES["4.2"].points, "")
+
+
+def test_answers_cannot_touch_the_staffs_files_or_the_caution_says_so(graded):
+    if "caution" not in json.loads((graded / "told.json").read_text()):
+        assert (graded / "victim" / "a").read_text() == "staff's"
+
+
 def test_what_is_no_notebook_is_told_and_nothing_else_is_read(graded):
     found = points(graded)
     for student, told in (
         ("text", "is no notebook"),
-        ("'=cmd|calc", "holds no exercises"),
+        ("'=cmd|calc", "is no notebook"),
         ("pipe", "a link or special file"),
         ("link", "a link or special file"),
     ):
         assert told in found[student, "1.1"][1]
     assert "root:" not in (graded / "out" / "grades.csv").read_text()
+    named = [row["student"] for row in table(graded / "out" / "problems.csv")]
+    assert sorted(named) == ["'=cmd|calc", "link", "pipe", "text"]
 
 
 def test_the_students_version_has_checks_and_hints_and_no_solution(graded, tmp_path):

@@ -1,38 +1,46 @@
 """A student's code, run in a process of its own that may do little and is told only inputs.
 
 What it returns comes back as JSON and is judged here: no right answer is where the code is.
+
+Three processes: this one, a guard, and the guard's child, which runs the code. On Linux, where
+users may make namespaces, the child has no network, sees every file read-only and private folders
+as empty, and nothing that it starts outlives it.
 """
 
-import ctypes
-import dataclasses
 import json
-import linecache
-import math
 import os
-import sys
+import signal
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import forkserver, get_all_start_methods, get_context
 from pathlib import Path
 
 import psutil
 
 from labkit.exercises import EXERCISES
-from labkit.exercises.core import judged, outcome, own_line
+from labkit.exercises.core import judged
+from labkit.utils import UserError, printable
+from parts import confine
+from parts.answer import Code, answer
 
-MAX_ANSWER = 20_000_000  # bytes
-METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-CONTEXT = get_context(METHOD)
+MAX_ANSWER = 8_000_000  # bytes
+START_SECONDS = 60  # on a busy machine
+MAX_FILES = 4096  # open in the process that all are forked from: far fewer
+MAX_PROCESSES = 16  # that an answer may have at a time
+GIB = 2**30
+FORM = "What it returned has another form than the exercise asks for."
+ENDED = "Your code ended the process that it runs in."
 # What the script imports: a new process runs its first lines again.
 PRELOAD = "parts.student_code parts.exercises parts.job parts.review_page parts.tables".split()
 
 
 def start_server() -> None:
     """Start the process that the others are forked from, with all that they need in it."""
-    if METHOD != "forkserver":
-        return
-    CONTEXT.set_forkserver_preload(PRELOAD)
+    if "forkserver" not in get_all_start_methods():
+        raise UserError("answers are run apart on Linux and macOS alone: on Windows, use WSL")
+    get_context("forkserver").set_forkserver_preload(PRELOAD)
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), before])
@@ -48,133 +56,134 @@ class Failed(Exception):
     """The process gave no answer; the text says why, for the student."""
 
 
-def run_answer(
-    number: str, names: list[str], code: str, earlier: list[str], cases: list[dict], limits: dict
-) -> tuple[str | None, bool]:
-    """Return None for a right answer, "" for a gap, or what is wrong, and whether a network was.
+class Process:
+    """The process of an answer, for use in a `with` block; what it says, line by line.
 
-    earlier: the cells before it in the notebook, whose helpers it may use; left out when the
-    process does not survive them. limits: `seconds` for all, `memory` in GiB.
+    limits: `seconds` for all, `memory` in GiB, `hidden` folders.
     """
-    try:
-        return _converse(number, names, [*earlier, code], cases, limits)
-    except Failed as error:
-        if not earlier:
-            return str(error), True
-    return run_answer(number, names, code, [], cases, limits)
+
+    def __init__(self, number: str, code: Code, cases: list[dict], limits: dict):
+        self.limits, self._said = limits, bytearray()
+        self._work = (number, code, cases)
+
+    def __enter__(self) -> "Process":
+        context = get_context("forkserver")
+        self._folder = tempfile.TemporaryDirectory(prefix="answer-", ignore_cleanup_errors=True)
+        self._ear, mouth = context.Pipe(duplex=False)
+        work = (mouth, self._folder.name, self.limits, *self._work)
+        self._guard = context.Process(target=_guarded, args=work, daemon=True)
+        self._guard.start()
+        mouth.close()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._guard.terminate()  # it ends its child and all that this has started
+        self._guard.join(10)
+        self._guard.kill()
+        self._guard.join()
+        self._ear.close()
+        self._folder.cleanup()
+
+    def allow(self, seconds: float) -> "Process":
+        """Give the process so long from now."""
+        self._seconds, self._deadline = seconds, time.monotonic() + seconds
+        return self
+
+    def hear(self) -> dict:
+        """Return the next line; `Failed` when there is none in time, or the limits are passed."""
+        while b"\n" not in self._said:
+            if self._ear.poll(0.2):
+                block = os.read(self._ear.fileno(), 1 << 16)
+                if not block:
+                    raise Failed(ENDED)
+                self._said += block
+            else:
+                self._check_size()
+            if time.monotonic() > self._deadline:
+                raise Failed(f"Your code took longer than {self._seconds:g} seconds.")
+            if len(self._said) > MAX_ANSWER:
+                raise Failed(f"Your code returned more than {MAX_ANSWER / 1e6:g} MB.")
+        line, _, self._said = self._said.partition(b"\n")
+        try:
+            return dict(json.loads(line, parse_constant=_refuse))
+        except (ValueError, TypeError, RecursionError):
+            raise Failed("Your code returned something that cannot be read.") from None
+
+    def _check_size(self) -> None:
+        try:
+            family = psutil.Process(self._guard.pid).children(recursive=True)
+            memory = sum(one.memory_info().rss for one in family)
+        except psutil.Error:  # one has just ended
+            return
+        if len(family) > MAX_PROCESSES:
+            raise Failed(f"Your code started more than {MAX_PROCESSES} processes.")
+        if memory > (self.limits["memory"] + 1) * GIB:  # with what Python and PyTorch take
+            raise Failed(f"Your code took more than {self.limits['memory']:g} GiB of memory.")
 
 
-def _converse(number, names, cells, cases, limits) -> tuple[str | None, bool]:
-    about, (here, there) = EXERCISES[number], CONTEXT.Pipe()
-    process = CONTEXT.Process(
-        target=_child, args=(there, number, names, cells, limits), daemon=True
-    )
-    process.start()
-    there.close()
-    deadline = time.monotonic() + limits["seconds"] + 10 * (METHOD == "spawn")
-    try:
-        ready = _receive(here, deadline, limits)
-        network = bool(ready.get("network", True))
-        if "mistake" in ready or "gap" in ready:
-            return judged(about, {}, ready), network
-        for case in cases:
-            here.send(case)
-            message = judged(about, case, _receive(here, deadline, limits))
-            if message is not None:
-                return message[:600], network
-        return None, network
-    except (BrokenPipeError, EOFError, ConnectionError):
-        raise Failed("Your code ended the process that it runs in.") from None
-    finally:
-        here.close()
-        _end(process)
+def run_answer(number: str, code: Code, cases: list[dict], limits: dict) -> tuple:
+    """Return None for a right answer, "" for a gap, or what is wrong; and {"apart", "kit"}.
+
+    apart: whether the process was cut off from the system; kit: what of labkit the answer uses.
+    The notebook's other cells are left out when the process does not survive them.
+    """
+    about: dict = {}
+    for attempt in (code, replace(code, alone=True)):
+        with Process(number, attempt, cases, limits) as process:
+            try:
+                about = process.allow(START_SECONDS).hear()
+                process.allow(max(5, limits["seconds"] / 4)).hear()  # the other cells
+            except Failed as error:
+                wrong = str(error)
+                continue
+            return _judge(number, process.allow(limits["seconds"]), cases), about
+    return wrong, about
 
 
-def _receive(pipe, deadline: float, limits: dict) -> dict:
-    if not pipe.poll(max(0, deadline - time.monotonic())):
-        raise Failed(f"Your code took longer than {limits['seconds']:g} seconds.")
-    try:
-        value = json.loads(pipe.recv_bytes(MAX_ANSWER))
-    except (EOFError, ConnectionError):
-        raise Failed("Your code ended the process that it runs in.") from None
-    except (OSError, ValueError, RecursionError):
-        raise Failed("Your code returned something that cannot be read.") from None
-    return value if isinstance(value, dict) else {}
+def _judge(number: str, process: Process, cases: list[dict]) -> str | None:
+    for case in cases:
+        try:
+            wrong = judged(EXERCISES[number], case, process.hear())
+        except Failed as error:
+            wrong = str(error)
+        except Exception:  # only what nobody's honest code returns
+            wrong = FORM
+        if wrong is not None:
+            return printable(wrong, 600)
+    return None
 
 
-def _end(process) -> None:
-    """End a process with all that it has started."""
-    with suppress(psutil.Error):
-        for one in [*psutil.Process(process.pid).children(recursive=True)]:
+def _refuse(constant: str):
+    raise ValueError(f"{constant} is no number")
+
+
+def _guarded(mouth, folder: str, limits: dict, number: str, code: Code, cases: list[dict]) -> None:
+    """Fork the process of the code, wait for its end, and end all that is left of it."""
+    mapped = psutil.Process().memory_info().vms
+    apart = confine.leave_system(limits["hidden"])
+    child = os.fork()
+    if not child:
+        try:
+            for first, last in ((3, mouth.fileno()), (mouth.fileno() + 1, MAX_FILES)):
+                os.closerange(first, last)  # the server's own among them
+            confine.bound(folder, limits, mapped)
+            answer(mouth, apart, number, code, cases)
+        finally:
+            os._exit(0)
+    mouth.close()
+
+    def end(*_):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, end)
+    signal.alarm(2 * int(limits["seconds"]) + START_SECONDS)  # also when nobody is left to ask
+    os.waitpid(child, 0)
+    while family := psutil.Process().children(recursive=True):  # orphans come to the guard
+        for one in family:
             with suppress(psutil.Error):
                 one.kill()
-    process.kill()
-    process.join()
-
-
-def _child(pipe, number: str, names: list[str], cells: list[str], limits: dict) -> None:
-    """Run the cells, then the answers on each case that comes through the pipe."""
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(quiet, stream)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        network = _confine(limits)
-        import numpy as np
-        import torch
-        import torch.nn.functional as F
-        from torch import nn
-
-        from labkit import metrics
-        from labkit.registry import LOSSES, MODELS
-
-        torch.set_num_threads(1)
-        scope = dict(np=np, torch=torch, F=F, nn=nn, metrics=metrics, MODELS=MODELS, LOSSES=LOSSES)
-        scope |= dict(dataclasses=dataclasses, math=math, __name__="__main__")
-        ready: dict = dict(network=network)
-        for place, code in enumerate(cells):
-            file = f"<cell {place}>"
-            linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
-            try:
-                exec(compile(code, file, "exec"), scope)
-            except NotImplementedError:
-                ready |= dict(gap=True) if code is cells[-1] else {}
-            except Exception as error:
-                ready |= dict(mistake=own_line(error)) if code is cells[-1] else {}
-        missing = [name for name in names if name not in scope]
-        if missing and "mistake" not in ready and "gap" not in ready:
-            ready["mistake"] = f"Your cell does not define {', '.join(missing)}."
-        pipe.send_bytes(json.dumps(ready).encode())
-        with suppress(EOFError):
-            while True:
-                answers = tuple(scope[name] for name in names)
-                result = outcome(EXERCISES[number], answers, pipe.recv())
-                pipe.send_bytes(json.dumps(result, default=str).encode())
-
-
-def _confine(limits: dict) -> bool:
-    """Bound this process's time, memory, files and processes; return whether a network is left."""
-    if sys.platform == "win32":
-        return True
-    import resource
-
-    os.setsid()
-    seconds, gib = int(limits["seconds"]) + 1, 2**30
-    mapped = psutil.Process().memory_info().vms
-    for what, value in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, mapped + int(limits["memory"] * gib)),
-        (resource.RLIMIT_FSIZE, 50_000_000),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        with suppress(ValueError, OSError):
-            resource.setrlimit(what, (value, value))
-    if hasattr(resource, "RLIMIT_NPROC"):  # no more than there are of this user now; not for root
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        new_network, new_user = 0x40000000, 0x10000000  # of Linux's sched.h
-        return bool(libc.unshare(new_network) and libc.unshare(new_network | new_user))
-    except (OSError, AttributeError):
-        return True
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
