@@ -36,7 +36,9 @@ from labkit.utils import (
 
 METRIC_COLUMNS = "epoch step lr train_loss train_accuracy val_eer images_per_second seconds".split()
 # Settings that a run may be resumed with in another value: they do not change what was learned.
-FREE_SETTINGS = "max_epoch workers device checkpoint_minutes compile tensorboard".split()
+FREE_SETTINGS = (
+    "max_epoch workers device checkpoint_minutes keep_optimizer compile tensorboard".split()
+)
 
 
 @dataclass(frozen=True)

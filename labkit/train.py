@@ -223,7 +223,7 @@ def fit(
             accelerator.print(_line(row, config))
             for path in [folder.last, folder.best] if is_best else [folder.last]:
                 processes.on_main(partial(save_weights, path, network, **about))
-            processes.on_main(run.save)
+            processes.on_main(partial(run.save, to_train_on=config.keep_optimizer or not last))
             last_saved = time.monotonic()
             if processes.main and config.tensorboard:
                 folder.write_tensorboard(row)
@@ -248,8 +248,11 @@ class _Run:
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
 
-    def save(self) -> None:
-        """Write all that resuming needs as one file, and metrics.csv after it."""
+    def save(self, to_train_on: bool = True) -> None:
+        """Write all that resuming needs as one file, and metrics.csv after it.
+
+        Without `to_train_on` that is only how far the run has come.
+        """
         state, scaler = self.state, self.accelerator.scaler
         for name, value in self.network_and_loss.named_parameters():
             if not bool(torch.isfinite(value).all()):
@@ -257,13 +260,21 @@ class _Run:
                 advice = "lower lr, or train without mixed precision"
                 last = self.folder.last_checkpoint()
                 raise UserError(f"the weights {name} are {where}; {last}: {advice}")
-        saved = dict(position=vars(state), module=self.network_and_loss.state_dict())
-        saved |= dict(optimizer=self.optimizer.state_dict(), scaler=scaler and scaler.state_dict())
-        self.folder.save_state(saved | dict(random=devices.random_state(self.accelerator.device)))
+        saved: dict = dict(position=vars(state))
+        if to_train_on:
+            saved["module"] = self.network_and_loss.state_dict()
+            saved["optimizer"] = self.optimizer.state_dict()
+            saved["scaler"] = scaler and scaler.state_dict()
+            saved["random"] = devices.random_state(self.accelerator.device)
+        self.folder.save_state(saved)
         self.folder.write_metrics(state.rows)
 
     def restore(self, saved: dict) -> None:
         """Bring back what `save` has written; UserError when it is of another network."""
+        if "optimizer" not in saved:
+            what = f"{self.folder.path} has finished without its optimizer (keep_optimizer: false)"
+            advice = f"choose another run folder; initial_weights: {self.folder.last} goes on there"
+            raise UserError(f"{what}, and cannot be trained on: {advice}")
         try:
             self.network_and_loss.load_state_dict(saved["module"])
             self.optimizer.load_state_dict(saved["optimizer"])
