@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import re
@@ -19,7 +20,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labkit.config import PATHS, TrainConfig
-from labkit.data import FaceFolder, PairList
+from labkit.data import FaceFolder, PairList, find_images
+from labkit.data.images import Source, read_source
 from labkit.models import InputSpec, build_model
 from labkit.registry import LOSSES, MODELS, code_digest, is_built_in
 from labkit.utils import (
@@ -192,8 +194,8 @@ def content_digests(config: TrainConfig, listing: Path) -> dict[str, str | list[
     digests = {}
     with suppress(OSError, UserError):
         faces = FaceFolder.scan(config.train_dir, extensions=config.train_extensions, cache=listing)
-        some = [faces.path(i) for i in range(0, len(faces), len(faces) // 32 + 1)]
-        digests["the pictures in train_dir"] = [faces.digest(), *map(sha256, some)]
+        some = [faces.source(i) for i in range(0, len(faces), len(faces) // 32 + 1)]
+        digests["the pictures in train_dir"] = [faces.digest(), *map(_digest, some)]
     for name in ("val_list", "initial_weights"):
         with suppress(OSError):
             path = getattr(config, name)
@@ -201,13 +203,17 @@ def content_digests(config: TrainConfig, listing: Path) -> dict[str, str | list[
     with suppress(OSError, UserError):
         if config.val_list:
             names = PairList.read(config.val_list).files
-            some = [Path(config.val_dir, name) for name in names[:: len(names) // 32 + 1]]
-            digests["the pictures in val_dir"] = [*map(sha256, some)]
+            some = map(find_images(config.val_dir), names[:: len(names) // 32 + 1])
+            digests["the pictures in val_dir"] = [*map(_digest, some)]
     python = "Python {}.{}, as text".format(*sys.version_info)  # each parses in its own way
     for registry, name in ((MODELS, config.model), (LOSSES, config.loss)):
         if name in registry and not is_built_in(entry := registry.get(name)):
             digests[f"the code of the {registry.kind} {name} ({python})"] = code_digest(entry)
     return digests
+
+
+def _digest(source: Source) -> str:
+    return hashlib.sha256(read_source(source)).hexdigest()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float | None]]:

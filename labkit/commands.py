@@ -137,7 +137,7 @@ def embed(args: Namespace) -> Answer:
     from labkit.crop import crop_face, find_faces, read_photo
 
     embedder, folder = Embedder(args.weights, device=args.device), scanned(args.folder)
-    paths = [folder.path(i) for i in range(len(folder))]
+    paths = [folder.source(i) for i in range(len(folder))]
     unreadable, faceless = [], []
 
     def faces():

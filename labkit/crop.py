@@ -4,13 +4,12 @@ import io
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from labkit.data.images import DAMAGED, FORMATS, GREY, upright_rgb
-from labkit.utils import UserError, read_file, reason
+from labkit.data.images import DAMAGED, FORMATS, GREY, Source, read_source, upright_rgb
+from labkit.utils import UserError, reason
 
 MAX_MEGAPIXELS = 64
 DETECTION_SIDES = (640, 1600)  # a photo's longer side is scaled to between these, in pixels
@@ -30,10 +29,10 @@ class Face:
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
 
-def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = None) -> Image.Image:
+def read_photo(source: Source | Image.Image, *, name: str | None = None) -> Image.Image:
     """Return a photo in RGB, turned upright by its EXIF orientation.
 
-    `source` is a path, the file's bytes, or a PIL image (not changed), of the `FORMATS` of
+    `source` is an image file (see `Source`) or a PIL image (not changed), of the `FORMATS` of
     `labkit.data.images`; `name` is what to call it in messages. Transparent parts become grey;
     JPEGs above 64 megapixels are decoded at a reduced scale. Raises UserError for a file that is
     missing, empty, no picture, damaged, an animation, or above 64 megapixels.
@@ -42,7 +41,7 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
         return upright_rgb(source)
     name = name or ("the photo" if isinstance(source, bytes) else str(source))
     try:
-        data = source if isinstance(source, bytes) else read_file(source)
+        data = read_source(source)
     except OSError as error:
         raise UserError(f"cannot read the photo {name}: {reason(error)}") from None
     if not data:

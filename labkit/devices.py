@@ -85,15 +85,17 @@ def make_accelerator(device_name: str | None, *, mixed: bool) -> Accelerator:
 
 
 @contextmanager
-def memory_told(device: torch.device) -> Iterator[None]:
-    """Say in one line, as UserError, that a device's memory is full."""
+def memory_told(
+    device: torch.device | str, how: str = "set a smaller batch_size, or images_at_once"
+) -> Iterator[None]:
+    """Say in one line, as UserError, that a device's memory is full, and how to need less."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         # A notebook keeps an error, and with its frames the tensors that have filled the memory.
         traceback.clear_frames(error.__traceback__)
-        how = "set a smaller batch_size, or images_at_once; another --gpu may have more free"
-        raise UserError(f"the memory of {device} is full: {how}") from None
+        more = "another GPU may have more free (nvidia-smi shows it)"
+        raise UserError(f"the memory of {device} is full: {how}; {more}") from None
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:

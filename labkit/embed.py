@@ -112,8 +112,9 @@ class Embedder:
         half = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
         while batch := list(islice(images, self.batch_size)):
             names, pixels = zip(*batch)
-            inputs = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
+            stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
             with torch.inference_mode(), half, memory_told(self.device):
+                inputs = stacked.to(self.device)
                 rows = F.normalize(self.model(normalize(inputs, self.input_spec)).float())
             parts.append(rows.cpu().numpy())
             check_embeddings(parts[-1], names)

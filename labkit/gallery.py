@@ -107,17 +107,17 @@ class Gallery:
         """
         folder = folder if isinstance(folder, FaceFolder) else FaceFolder.scan(folder)
         with ThreadPoolExecutor() as threads:
-            found = threads.map(lambda i: _square(folder.path(i), 64), range(len(folder)))
+            found = threads.map(lambda i: _square(folder.source(i), 64), range(len(folder)))
             small = [*progress(found, total=len(folder), desc="reading the gallery", unit="image")]
         kept = [i for i, jpeg in enumerate(small) if jpeg]
         skipped = [folder.name(i) for i, jpeg in enumerate(small) if not jpeg]
         folder.check_skipped(skipped)
-        embeddings = l2_normalize(embedder.files([folder.path(i) for i in kept]))
+        embeddings = l2_normalize(embedder.files([folder.source(i) for i in kept]))
         stars, starts, labels = np.unique(folder.labels[kept], True, True)
         means = l2_normalize(np.add.reduceat(embeddings, starts, axis=0, dtype=np.float64))
         closeness = np.einsum("nd,nd->n", embeddings, means[labels])
         best = np.lexsort((-closeness, labels))[starts]
-        portraits = [_square(folder.path(kept[i]), 192) for i in best]
+        portraits = [_square(folder.source(kept[i]), 192) for i in best]
         known, identities = folder.details(), [folder.identities[i] for i in stars]
         details = [known.get(identity, {}) for identity in identities]
         synthetic = {d.get("synthetic", "").lower() for d in details} & {"1", "true", "yes", "y"}

@@ -130,7 +130,7 @@ def face_sheet(folder: FaceFolder, identities: int = 6, images: int = 8, seed: i
     files = [np.sort(rng.permutation(folder.indices_of(int(k)))[:images]) for k in chosen]
     columns, pictures, titles = max(map(len, files)), [], []
     for k, own in zip(chosen, files):
-        pictures += [folder.path(int(i)) for i in own]
+        pictures += [folder.source(int(i)) for i in own]
         pictures += [np.full((1, 1, 3), 255, np.uint8)] * (columns - len(own))
         titles += [folder.identities[k], *[""] * (columns - 1)]
     return image_grid(pictures, columns, titles)

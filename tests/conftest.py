@@ -10,6 +10,11 @@ from PIL import Image
 os.environ.setdefault("LABKIT_PROGRESS", "none")
 
 
+def pytest_collection_modifyitems(items):
+    """Last those that begin with CUDA in this process: notebook_launcher refuses after it."""
+    items.sort(key=lambda item: item.get_closest_marker("gpu") is not None)
+
+
 def make_faces(root: Path, identities: int, images: int, *, size: int = 64, seed: int = 0) -> Path:
     """A face folder of colour patterns: one per identity, disturbed anew in each image."""
     rng = np.random.default_rng([seed, identities])

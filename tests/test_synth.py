@@ -11,7 +11,15 @@ import torch
 from PIL import Image
 
 from labkit.data import FaceFolder
-from labkit.synth import KStars, SynthSizes, World, make_data_directory, make_dataset, render
+from labkit.synth import (
+    KStars,
+    SynthSizes,
+    World,
+    dataset,
+    make_data_directory,
+    make_dataset,
+    render,
+)
 from labkit.synth.head import build_head, load_head
 from labkit.synth.names import stage_name
 from labkit.synth.raster import rasterize
@@ -134,6 +142,16 @@ def test_an_interrupted_run_goes_on_to_the_same_folder(tmp_path):
             assert (again / path.relative_to(whole)).read_bytes() == path.read_bytes()
     assert not list(again.glob(".*.partial"))
     assert (again / "w00000" / "000.jpg").stat().st_mtime_ns == kept
+
+
+def test_a_full_memory_is_one_line_and_leaves_no_half_a_person(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(dataset, "draw", full)
+    with pytest.raises(UserError, match="memory of cpu is full: render with --device cpu"):
+        make_dataset(tmp_path / "faces", "world", 1, 1, 32)
+    assert not [*(tmp_path / "faces").rglob("*.jpg")]
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):

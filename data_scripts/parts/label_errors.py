@@ -70,7 +70,7 @@ def embed(folder: FaceFolder, readable: np.ndarray, embedder, store: Path | None
             except (OSError, ValueError, EOFError, TypeError):  # not there, damaged, no store
                 some = np.flatnonzero(readable[start : numbers.stop])
                 if len(some):
-                    piece[some] = embedder.files([folder.path(start + int(i)) for i in some])
+                    piece[some] = embedder.files([folder.source(start + int(i)) for i in some])
                 if path:
                     with atomic_path(path) as temporary:
                         np.save(temporary, piece)

@@ -72,7 +72,7 @@ def write_page(
         if cards:
             sections.append({"reason": reason, "cards": cards, "most": most})
     with ThreadPoolExecutor(cpu_count()) as threads:
-        pictures = threads.map(lambda pair: thumbnail(folder.path(pair[0])), shown)
+        pictures = threads.map(lambda pair: thumbnail(folder.source(pair[0])), shown)
         bar = progress(pictures, total=len(shown), desc="drawing the page", unit="pictures")
         for (_, card), picture in zip(shown, bar):
             card["picture"] = picture

@@ -86,7 +86,7 @@ def _unreadable(folder: FaceFolder, most: int) -> list[str]:
 
     def look(i: int) -> str | None:
         try:
-            decode_pixels(folder.path(i), min_size=1)
+            decode_pixels(folder.source(i), min_size=1)
         except UserError as error:
             return str(error)
 

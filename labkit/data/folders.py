@@ -1,16 +1,20 @@
-"""Face folders: ROOT/identity/image.jpg, an image at any depth below its identity."""
+"""Face folders: ROOT/identity/image.jpg, an image at any depth below its identity.
+
+A packed set (`labkit.data.records`) is one as well: what reads images asks for their `source`.
+"""
 
 import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from labkit.data.images import IMAGE_EXTENSIONS
+from labkit.data.images import IMAGE_EXTENSIONS, Source
+from labkit.data.records import Record, RecordFile, find_records, read_records
 from labkit.data.tables import read_table
 from labkit.utils import UserError, atomic_path, reason
 
@@ -27,13 +31,20 @@ class FaceFolder:
     names: the images' paths relative to `root`. passed_over: what else is there, kind → how many.
     """
 
-    def __init__(self, root: str | Path, identities: list[str], labels: np.ndarray, names):
+    def __init__(
+        self,
+        root: str | Path,
+        identities: list[str],
+        labels: np.ndarray,
+        names: Sequence[str] | np.ndarray,
+        records: RecordFile | None = None,
+    ):
         self.root, self.identities, self.labels = Path(root), identities, labels
         # One array of bytes: millions of names cost little, and forked workers share them.
         self._names = names if isinstance(names, np.ndarray) else _encoded(names)
         self.starts = np.searchsorted(labels, np.arange(len(identities) + 1))
         self.passed_over: dict[str, int] = {}
-        self._parts = [self.root]
+        self._parts, self._records = [self.root], records
 
     @classmethod
     def _of_images(cls, root: Path, images: dict[str, list[str]]) -> "FaceFolder":
@@ -43,13 +54,16 @@ class FaceFolder:
 
     @classmethod
     def scan(cls, root: str | Path, *, extensions: str | None = None, cache=None) -> "FaceFolder":
-        """List the images below `root`; identities without an image are left out.
+        """List the images below `root`, or in a packed set; people without an image are left out.
 
         Links to folders are followed. extensions: what names end in, such as "jpg,png"; every kind
         that can be read when left out. cache: an .npz file that keeps the listing until a folder
         at or below `root` changes. Raises UserError when `root` is missing, unreadable or empty.
         """
         root, endings = Path(root), IMAGE_EXTENSIONS
+        if packed := find_records(root):
+            records, *listing = read_records(packed, cache)
+            return cls(packed.parent, *listing, records)
         if extensions is not None:
             endings = tuple(f".{ending.strip(' .').lower()}" for ending in extensions.split(","))
         key = ["labkit face folder 4", str(root.resolve()), *endings]
@@ -86,6 +100,8 @@ class FaceFolder:
         root = Path(os.path.commonpath([folder.root.resolve() for folder in folders]))
         images: dict[str, list[str]] = {}
         for folder in folders:
+            if folder._records:
+                folder.path(0)
             prefix = folder.root.resolve().relative_to(root).as_posix()
             for label, identity in enumerate(folder.identities):
                 if identity in images:
@@ -100,11 +116,21 @@ class FaceFolder:
 
     def name(self, i: int) -> str:
         """Return the path of image i relative to the root: `identity/image.jpg`."""
+        if self._records and not len(self._names):
+            return f"{self.identities[self.labels[i]]}/{self._records.numbers[i]}.jpg"
         return os.fsdecode(self._names[i])
 
     def path(self, i: int) -> Path:
-        """Return the path of image i."""
+        """Return the path of image i; UserError for a packed set, which has none."""
+        if self._records:
+            raise UserError(
+                f"{self._records.path} is a packed set: data_scripts/pack.py unpacks it"
+            )
         return self.root / self.name(i)
+
+    def source(self, i: int) -> Source:
+        """Return where the file of image i is: its path, or its record in a packed set."""
+        return Record(self._records, i) if self._records else self.path(i)
 
     def indices_of(self, identity: int) -> range:
         """Return the indices of the images of `identities[identity]`."""
@@ -129,7 +155,10 @@ class FaceFolder:
     def digest(self) -> str:
         """Return 32 hexadecimal digits that are the same for the same identities and files."""
         digest = blake2b(digest_size=16)
-        for names in (_encoded(self.identities), self._names):
+        packed = (
+            [self._records.numbers, self._records.positions, self.labels] if self._records else []
+        )
+        for names in (_encoded(self.identities), self._names, *packed):
             digest.update(f"{names.dtype.itemsize} {len(names)} ".encode() + names.tobytes())
         return digest.hexdigest()
 
@@ -148,6 +177,15 @@ class FaceFolder:
                 name = unicodedata.normalize("NFC", row.pop("identity", "") or row["class_id"])
                 people[own.get(name, name)] = {k: value for k, value in row.items() if value}
         return people
+
+
+def find_images(root: str | Path) -> Callable[[str], Source | None]:
+    """Return what gives the source of an image by its name below `root`; None for a missing one."""
+    if not find_records(Path(root)):
+        return lambda name: path if os.path.isfile(path := os.path.join(root, name)) else None
+    folder = FaceFolder.scan(root)
+    found = {folder.name(i): i for i in range(len(folder))}
+    return lambda name: folder.source(found[name]) if name in found else None
 
 
 def is_litter(name: str) -> bool:

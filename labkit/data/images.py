@@ -13,6 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
+from labkit.data.records import Record
 from labkit.utils import UserError, read_file, reason
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks and the like
@@ -24,6 +25,7 @@ _KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 _ENDINGS = {end: kind for end, kind in Image.registered_extensions().items() if kind in _KINDS}
 FORMATS, IMAGE_EXTENSIONS = tuple(set(_ENDINGS.values())), tuple(_ENDINGS)
 GREY = (128, 128, 128)
+Source = str | Path | Record | bytes  # of an image file
 # What Pillow raises for a file that is cut short, damaged or no image.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error)
 CROP_DRAWS = 2 * 10 + 2  # random numbers that decide one crop: ten tries, and its place
@@ -58,15 +60,22 @@ def jpeg_bytes(image: Image.Image | np.ndarray, quality: int = 90) -> bytes:
     return file.getvalue()
 
 
-def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) -> np.ndarray:
-    """Decode one image from a file, or from the bytes of one, to RGB, uint8 (height, width, 3).
+def read_source(source: Source) -> bytes:
+    """Return the bytes of an image file; OSError or UserError when it cannot be read."""
+    if isinstance(source, bytes):
+        return source
+    return source.read() if isinstance(source, Record) else read_file(source)
+
+
+def decode_pixels(source: Source, *, min_size: int | None = None) -> np.ndarray:
+    """Decode one image file to RGB, uint8 (height, width, 3).
 
     With `min_size`, a JPEG is decoded at the smallest of its built-in scales (1, 1/2, 1/4, 1/8)
     whose shorter side still has that many pixels, several times faster. simplejpeg gives the same
     pixels as Pillow in half the time. Raises UserError that names a file that cannot be read.
     """
     try:
-        data = source if isinstance(source, bytes) else read_file(source)
+        data = read_source(source)
         if data.startswith(b"\xff\xd8"):
             with suppress(ValueError):  # damaged, or in colours of its own: Pillow decides
                 return _decode_jpeg(data, min_size)
@@ -77,7 +86,7 @@ def decode_pixels(source: str | Path | bytes, *, min_size: int | None = None) ->
         raise UserError(f"{name} cannot be read: {what_is_wrong(error)}") from None
 
 
-def decode_image(source: str | Path | bytes, *, min_size: int | None = None) -> Image.Image:
+def decode_image(source: Source, *, min_size: int | None = None) -> Image.Image:
     """Decode as `decode_pixels` does, to a Pillow image."""
     return Image.fromarray(decode_pixels(source, min_size=min_size))
 

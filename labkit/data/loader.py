@@ -144,7 +144,7 @@ class TrainingImages(Dataset):
         own = self.folder.indices_of(self.folder.labels[index])
         for candidate in (*range(index, own.stop), *range(own.start, index)):
             try:
-                return decode_pixels(self.folder.path(candidate), min_size=self.image_size)
+                return decode_pixels(self.folder.source(candidate), min_size=self.image_size)
             except UserError:
                 unreadable.append(self.folder.name(candidate))
         return np.full((self.image_size, self.image_size, 3), 128, dtype=np.uint8)

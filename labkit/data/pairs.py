@@ -5,7 +5,6 @@ imposter pair. A blind list lacks the label. Tabs, semicolons or spaces may stan
 in VoxCeleb's lists, and LFW's `pairs.txt` is read as it is.
 """
 
-import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder
+from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder, find_images
 from labkit.data.tables import read_rows
 from labkit.utils import UserError, printable, write_csv
 
@@ -58,7 +57,7 @@ class PairList:
             folds = np.arange(len(rows)) // (2 * each)
         blind = len(rows[0][1]) == 2
         columns = "two columns (file, file)" if blind else "three columns (label, file, file)"
-        exists = cache(lambda name: root is None or os.path.isfile(os.path.join(root, name)))
+        exists = cache(find_images(root)) if root else lambda name: True
 
         def parse(row: list[str]) -> tuple[str, str, int]:
             row = _lfw_pair(row, exists) if lfw else row

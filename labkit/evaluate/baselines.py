@@ -67,7 +67,7 @@ def eigenfaces(folder: FaceFolder, seed: int = 0) -> ReferenceSystem:
 
     pixels = ReferenceSystem(lambda image: raw_pixels(image, 48), 96)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(folder))[:2000])
-    faces = pixels.files([folder.path(int(i)) for i in chosen], desc="eigenfaces")
+    faces = pixels.files([folder.source(int(i)) for i in chosen], desc="eigenfaces")
     size = min(100, len(faces) - 1)
     pca = PCA(size, whiten=True, svd_solver="randomized", random_state=seed).fit(faces)
     return ReferenceSystem(lambda image: pca.transform(pixels([image]))[0], 96)

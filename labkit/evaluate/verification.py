@@ -8,7 +8,7 @@ import numpy as np
 from PIL import ImageOps
 
 from labkit import metrics
-from labkit.data import PairList, decode_image
+from labkit.data import PairList, decode_image, find_images
 from labkit.embed import check_embeddings
 from labkit.utils import (
     UserError,
@@ -36,8 +36,8 @@ def score_pairs(embedder, pairs: PairList, root: str | Path, *, flip: bool = Fal
     `embedder` is an `Embedder` or anything with its `files` method and call, `root` the test
     folder. With `flip`, the embeddings of a picture and of its horizontal flip are averaged.
     """
-    paths = [Path(root) / name for name in pairs.files]
-    if missing := [name for name, path in zip(pairs.files, paths) if not path.is_file()]:
+    paths = [*map(find_images(root), pairs.files)]
+    if missing := [name for name, path in zip(pairs.files, paths) if not path]:
         told = f"{len(missing):,} of {len(paths):,} images of the pair list are not in {root}"
         raise UserError(f"{told}, first {missing[0]}")
     if not flip:

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from labkit.data import FaceFolder, make_pairs
+from labkit.devices import memory_told
 from labkit.synth.head import HEAD_VERSION, load_head
 from labkit.synth.people import KStars, World
 from labkit.synth.render import RENDER_VERSION, draw, find_landmarks
@@ -205,6 +206,7 @@ def _render_people(out, people, persons, images, size, device, *, total) -> None
     threads = torch.get_num_threads()
     workers = threads if str(device) == "cpu" else _DEVICE_WORKERS
     with (
+        memory_told(device, "render with --device cpu"),
         ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         progress(total=total, desc="rendering faces", unit="photo") as bar,
     ):
