@@ -39,7 +39,7 @@ from labkit.utils import (
 METRIC_COLUMNS = "epoch step lr train_loss train_accuracy val_eer images_per_second seconds".split()
 # Settings that a run may be resumed with in another value: they do not change what was learned.
 FREE_SETTINGS = (
-    "max_epoch workers device checkpoint_minutes keep_optimizer compile tensorboard".split()
+    "max_epoch workers device checkpoint_minutes drop_optimizer compile tensorboard".split()
 )
 
 

@@ -81,7 +81,7 @@ class TrainConfig:
     mixed_precision: bool = _setting(False, "compute in bf16 or fp16 where the hardware has it")
     compile: bool = _setting(False, "compile the network with torch.compile")
     checkpoint_minutes: float = _setting(5.0, "minutes between saves in an epoch", least=0)
-    keep_optimizer: bool = _setting(True, "after the last epoch too, to train on with more of them")
+    drop_optimizer: bool = _setting(False, "keep nothing to train on with after the last epoch")
     plugin: str | None = _setting(None, "Python file that registers networks or losses of yours")
     tensorboard: bool = _setting(False, "also write the curves for TensorBoard")
 

@@ -79,7 +79,7 @@ class Lab:
         part = "pretrain" if stage == "pretrain" else "train"
         settings = dict(run_dir=self.folder(stage), train_dir=self.data.root / part)
         settings |= dict(val_dir=self.data.val, val_list=self.data.val_pairs, seed=self.seed)
-        settings["keep_optimizer"] = "KSTAR_FACELAB_RUNS" not in os.environ  # a room's disk
+        settings["drop_optimizer"] = "KSTAR_FACELAB_RUNS" in os.environ  # a room's disk
         if stage == "finetune" and "initial_weights" not in changes:
             settings["initial_weights"] = self.weights("pretrain")
         config = replace(getattr(self.settings, stage), **settings | changes)

@@ -223,7 +223,7 @@ def fit(
             accelerator.print(_line(row, config))
             for path in [folder.last, folder.best] if is_best else [folder.last]:
                 processes.on_main(partial(save_weights, path, network, **about))
-            processes.on_main(partial(run.save, to_train_on=config.keep_optimizer or not last))
+            processes.on_main(partial(run.save, to_train_on=not (last and config.drop_optimizer)))
             last_saved = time.monotonic()
             if processes.main and config.tensorboard:
                 folder.write_tensorboard(row)
@@ -272,7 +272,7 @@ class _Run:
     def restore(self, saved: dict) -> None:
         """Bring back what `save` has written; UserError when it is of another network."""
         if "optimizer" not in saved:
-            what = f"{self.folder.path} has finished without its optimizer (keep_optimizer: false)"
+            what = f"{self.folder.path} has finished without its optimizer (drop_optimizer)"
             advice = f"choose another run folder; initial_weights: {self.folder.last} goes on there"
             raise UserError(f"{what}, and cannot be trained on: {advice}")
         try:

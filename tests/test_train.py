@@ -230,10 +230,10 @@ def test_a_renamed_identity_is_noticed_on_resume(config, tmp_path):
 
 
 def test_a_finished_run_may_leave_its_optimizer_and_is_still_known(config, capsys):
-    config = replace(config, max_epoch=1, keep_optimizer=False)
+    config = replace(config, max_epoch=1, drop_optimizer=True)
     result, state = fit(config), RunFolder(config.run_dir).state_file
     assert state.stat().st_size < 10_000
-    again = fit(replace(config, keep_optimizer=True))
+    again = fit(replace(config, drop_optimizer=False))
     assert again.rows == result.rows and "1 epochs are trained" in capsys.readouterr().out
     with pytest.raises(UserError, match="has finished without its optimizer .*initial_weights: "):
         fit(replace(config, max_epoch=2))
