@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labkit.config import PATHS, TrainConfig
-from labkit.data import FaceFolder, PairList, find_images
+from labkit.data import FaceFolder, PairList
 from labkit.data.images import Source, read_source
 from labkit.models import InputSpec, build_model
 from labkit.registry import LOSSES, MODELS, code_digest, is_built_in
@@ -202,8 +202,8 @@ def content_digests(config: TrainConfig, listing: Path) -> dict[str, str | list[
             digests[name] = sha256(path) if path else "none"
     with suppress(OSError, UserError):
         if config.val_list:
-            names = PairList.read(config.val_list).files
-            some = map(find_images(config.val_dir), names[:: len(names) // 32 + 1])
+            pairs = PairList.read(config.val_list)
+            some = map(pairs.find(config.val_dir), pairs.files[:: len(pairs.files) // 32 + 1])
             digests["the pictures in val_dir"] = [*map(_digest, some)]
     python = "Python {}.{}, as text".format(*sys.version_info)  # each parses in its own way
     for registry, name in ((MODELS, config.model), (LOSSES, config.loss)):

@@ -98,14 +98,22 @@ def build_parser() -> Parser:
 
     text = "score a pair list with trained weights and report the EER"
     add = command("eval", text, network, weights)
-    add("--test_path", required=True, metavar="DIR")
-    add("--test_list", required=True, metavar="FILE")
+    add("--test_path", metavar="DIR", help="the images; a .bin set holds its own")
+    add("--test_list", required=True, metavar="FILE", help="a pair list, or a set such as lfw.bin")
     add("--output", metavar="FILE", help="score file to write")
     add("--report", metavar="DIR", help="folder for figures and a report page")
     add("--flip", action="store_true", help="average with the horizontal flip")
     text = "what the network computes in; auto is the fastest the device has"
     add("--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32", help=text)
     add("--compare", nargs="+", default=[], metavar="SCORE_FILE", help="scores of other systems")
+
+    text = "print what networks reach on LFW, CFP, .bin sets, pair lists and face folders"
+    add = command("benchmark", text, network)
+    add("--weights", required=True, action="append", metavar="FILE", help="again for more networks")
+    add("sets", nargs="+", metavar="SET", help="LIST, LIST=IMAGES, SET.bin, CFP's FF or FP, FOLDER")
+    add("--crop", action="store_true", help="crop the face of each picture first")
+    add("--image_size", type=positive, default=224, metavar="PX", help="of other trainers' weights")
+    add("--out", metavar="FILE.csv", help="write the table too")
 
     add = command("score", "report the EER of a score file")
     add("score_file", metavar="SCORE_FILE")

@@ -25,7 +25,7 @@ from labkit.devices import DEVICE_VARIABLE, best_device
 from labkit.embed import Embedder
 from labkit.evaluate import VerificationReport, read_scores, save_report, score_pairs, write_scores
 from labkit.registry import load_plugin
-from labkit.utils import UserError, atomic_path, cache_dir, printable, progress
+from labkit.utils import UserError, atomic_path, cache_dir, printable, progress, write_csv
 
 Answer = tuple[dict, str]
 PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "anny", "dlib-bin", "papermill")
@@ -106,6 +106,8 @@ def eval(args: Namespace) -> Answer:
 
 def _evaluate(embedder, file, root, output, flip=False, report=None, compare=()) -> Answer:
     listed = PairList.read(file, root)
+    if not root and not listed.sources:
+        raise UserError(f"where are the images of {file}? Give --test_path DIR")
     compared = {Path(f).stem: read_scores(f).with_labels(listed).scores for f in compare}
     scores = score_pairs(embedder, listed, root, flip=flip)
     if output:
@@ -119,6 +121,26 @@ def _evaluate(embedder, file, root, output, flip=False, report=None, compare=())
         others = [VerificationReport(theirs, listed, name) for name, theirs in compared.items()]
         save_report([measured], report, root=root, others=others)
     return dict(measured.to_dict(), output=output), measured.summary()
+
+
+def benchmark(args: Namespace) -> Answer:
+    """Measure networks on the field's sets."""
+    from labkit.crop import crop_face, find_faces, read_photo
+    from labkit.evaluate.benchmark import COLUMNS, as_table, benchmark
+
+    def crop(file):
+        found = find_faces(photo := read_photo(file))
+        return crop_face(photo, found[0]) if found else None
+
+    how = dict(device=args.device, image_size=args.image_size)
+    embedders = {}
+    for file in args.weights:
+        name = "/".join(Path(file).with_suffix("").parts[-2:])  # finetune/best
+        embedders[file if name in embedders else name] = Embedder(file, **how)
+    rows = list(benchmark(embedders, args.sets, crop if args.crop else None))
+    if args.out:
+        write_csv(args.out, [COLUMNS, *([row[c] for c in COLUMNS] for row in rows)])
+    return dict(rows=rows, out=args.out), as_table(rows)
 
 
 def score(args: Namespace) -> Answer:

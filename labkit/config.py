@@ -113,7 +113,8 @@ class TrainConfig:
         self.scheduler = SCHEDULERS.canonical(self.scheduler)
         if self.scheduler != "steplr" and not 0 <= self.min_lr <= self.lr:
             raise UserError(f"min_lr must lie between 0 and lr ({self.lr}), found {self.min_lr}")
-        if (self.val_dir is None) != (self.val_list is None):
+        holds_images = str(self.val_list).lower().endswith(".bin")
+        if (self.val_dir is None) != (self.val_list is None) and not holds_images:
             raise UserError("val_dir and val_list belong together: give both or neither")
 
     def to_yaml(self, path: str | Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from labkit.checkpoint import load_weights
-from labkit.data.images import centre_crop, decode_pixels
+from labkit.data.images import Source, centre_crop, decode_pixels
 from labkit.devices import (
     best_device,
     keep_freed_memory,
@@ -85,25 +85,29 @@ class Embedder:
             images = images.transpose(0, 2, 3, 1)
         return self._embed((f"image {i}", self._crop(x)) for i, x in enumerate(images, 1))
 
-    def files(self, paths: Sequence[str | Path], skipped: list | None = None) -> np.ndarray:
+    def files(
+        self, files: Sequence[Source], skipped: list | None = None, *, mirror: bool = False
+    ) -> np.ndarray:
         """Return the same for image files, decoded by threads; UserError names one of no use.
 
         With a list as `skipped`, the indices of unreadable files come into it; they have no row.
+        With `mirror`, the faces are flipped.
         """
         min_size = round(self.image_size * 256 / 224)
 
-        def read(i: int) -> tuple[str | Path, np.ndarray] | None:
+        def read(i: int) -> tuple[Source, np.ndarray] | None:
             try:
-                return paths[i], self._crop(decode_pixels(paths[i], min_size=min_size))
+                pixels = decode_pixels(files[i], min_size=min_size)
+                return files[i], self._crop(pixels[:, ::-1] if mirror else pixels)
             except UserError:
                 if skipped is None:
                     raise
                 skipped.append(i)
 
-        bar = progress(total=len(paths), desc="embedding", unit="image", quiet=self.quiet)
+        bar = progress(total=len(files), desc="embedding", unit="image", quiet=self.quiet)
         keep_freed_memory(self.device)
         with ThreadPoolExecutor(min(8, cpu_count())) as threads, bar:
-            images = map_ahead(threads, read, range(len(paths)), 4 * self.batch_size)
+            images = map_ahead(threads, read, range(len(files)), 4 * self.batch_size)
             return self._embed(filter(None, images), bar.update)
 
     def _embed(self, images: Iterator[tuple], done=lambda count: None) -> np.ndarray:

@@ -168,6 +168,52 @@ def threshold_at_far(scores, labels, far: float) -> float:
     return float(thresholds[at] if at else np.nextafter(thresholds[1], np.inf))
 
 
+def lfw_accuracy(scores, labels, folds) -> tuple[float, float]:
+    """Return the accuracy in percent over folds, and its standard error, as papers report for LFW.
+
+    Each fold is judged at the threshold that is most often right on all others (the lowest of
+    several). folds: int (n,). Huang et al., "Labeled Faces in the Wild" (2007), view 2.
+    """
+    scores, target = check_scores(scores, labels)
+    folds = np.asarray(folds)
+    accuracies = []
+    for fold in np.unique(folds):
+        own = folds == fold
+        order = np.argsort(scores[~own], kind="stable")
+        others, is_target = scores[~own][order], target[~own][order]
+        # Right decisions when the scores from each place on are accepted, in order of scores.
+        right = is_target.sum() + np.append(0, np.cumsum(1 - 2 * is_target))
+        thresholds, starts = np.unique(np.append(others, np.inf), return_index=True)
+        threshold = thresholds[np.argmax(right[starts])]
+        accuracies.append(np.mean((scores[own] >= threshold) == target[own]))
+    accuracies = 100 * np.array(accuracies)
+    return float(accuracies.mean()), float(accuracies.std(ddof=1) / len(accuracies) ** 0.5)
+
+
+def open_set_rates(similarities, labels, gallery_labels, fpirs: Sequence[float] = (0.01, 0.1)):
+    """Return rank-1 of identification and FNIR at `fpirs`, fractions, of an open-set search.
+
+    similarities: float (probes, gallery). labels: int (probes,); a probe whose label is not in
+    gallery_labels, int (gallery,), shows a stranger. Rank-1 is the share of the others whose best
+    match is theirs. FPIR is the share of strangers for whom somebody is found, FNIR that of the
+    others who are not found as the best match, both at the lowest threshold that keeps FPIR at most
+    so high (NIST's FRVT 1:N). UserError without probes of both kinds.
+    """
+    similarities, labels = np.asarray(similarities), np.asarray(labels)
+    best = similarities.argmax(axis=1)
+    scores, known = similarities.max(axis=1), np.isin(labels, gallery_labels)
+    if known.all() or not known.any():
+        raise UserError("identification needs probes of people in the gallery, and of strangers")
+    right = np.asarray(gallery_labels)[best[known]] == labels[known]
+    strangers = np.sort(scores[~known])[::-1]
+    fnirs = []
+    for fpir in fpirs:
+        allowed = int(fpir * len(strangers) + 1e-9)
+        refused = strangers[allowed] if allowed < len(strangers) else -np.inf
+        fnirs.append(1 - float((right & (scores[known] > refused)).mean()))
+    return float(right.mean()), fnirs
+
+
 def min_dcf(scores, labels, p_target: float = 0.05) -> float:
     """Return the minimum normalized detection cost, at most 1 (NIST speaker evaluations).
 

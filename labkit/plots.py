@@ -167,9 +167,10 @@ def pair_sheet(
     """Show the pairs of these indices side by side, with score, kind and file names in `root`."""
     figure, panel = panels(len(indices), 3, 3.3, 2.2)
     figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=13)
+    find = pairs.find(root)
     for axes, i in zip(panel, indices):
         names = pairs.name_pair(int(i))
-        left, right = (thumbnail(Path(root) / name) for name in names)
+        left, right = (thumbnail(find(name)) for name in names)
         show_picture(axes, np.hstack([left, np.full((TILE, 4, 3), 255, np.uint8), right]))
         below = [text(name, 22) for name in names]
         axes.set_xticks((TILE / 2, 4 + 1.5 * TILE), below, fontsize=8, color="#444444")

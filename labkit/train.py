@@ -104,7 +104,7 @@ def lr_at(config: TrainConfig, epoch: float) -> float:
 def validate(network: nn.Module, spec: InputSpec, pairs: PairList, config: TrainConfig) -> float:
     """Return the EER of the validation list, percent. Leaves the network in evaluation mode."""
     embedder = Embedder.of_model(network.eval(), spec, config.embedding_size, quiet=True)
-    embeddings = embedder.files([Path(config.val_dir) / name for name in pairs.files])
+    embeddings = embedder.files([*map(pairs.find(config.val_dir), pairs.files)])
     return eer(pair_similarities(embeddings, pairs.left, pairs.right), pairs.labels)
 
 

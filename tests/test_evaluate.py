@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from labkit import metrics
 from labkit.data import PairList
@@ -37,9 +37,10 @@ class ColourEmbedder:
         rows = np.array([np.concatenate([h.mean((0, 1)) for h in pair]) for pair in halves])
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    def files(self, paths, *, desc="embedding"):
+    def files(self, paths, *, desc="embedding", mirror=False):
         self.seen += [str(path) for path in paths]
-        return self([Image.open(path) for path in paths])
+        images = [Image.open(path) for path in paths]
+        return self([ImageOps.mirror(image) for image in images] if mirror else images)
 
 
 @pytest.fixture(scope="module")

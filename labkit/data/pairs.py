@@ -2,7 +2,8 @@
 
 A list is a CSV without a header: `1,a/1.jpg,a/2.jpg` is a target pair, `0,a/1.jpg,b/1.jpg` an
 imposter pair. A blind list lacks the label. Tabs, semicolons or spaces may stand for the commas, as
-in VoxCeleb's lists, and LFW's `pairs.txt` is read as it is.
+in VoxCeleb's lists, and LFW's `pairs.txt`, a folder of CFP's splits (`Protocol/Split/FP`) and a
+verification set (`lfw.bin`) are read as they are.
 """
 
 import posixpath
@@ -16,7 +17,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from labkit.data.folders import IMAGE_EXTENSIONS, FaceFolder, find_images
+from labkit.data.bins import read_bin
+from labkit.data.folders import FaceFolder, find_images
+from labkit.data.images import IMAGE_EXTENSIONS, Source
 from labkit.data.tables import read_rows
 from labkit.utils import UserError, printable, write_csv
 
@@ -32,7 +35,8 @@ class PairList:
     left: np.ndarray  # int64 (n,), the first image of each pair as an index into `files`
     right: np.ndarray  # int64 (n,), the second one
     labels: np.ndarray | None = None  # int8 (n,), 1 for a target pair, 0 for an imposter
-    folds: np.ndarray | None = None  # int64 (n,), from 0, in LFW's lists alone
+    folds: np.ndarray | None = None  # int64 (n,), from 0, where a protocol has them
+    sources: dict[str, bytes] | None = None  # the image files, where they come with the list
 
     @classmethod
     def from_names(cls, left: Sequence[str], right: Sequence[str], labels=None, folds=None):
@@ -45,6 +49,10 @@ class PairList:
     @classmethod
     def read(cls, path: str | Path, root: str | Path | None = None) -> "PairList":
         """Read a labelled or blind list of files below `root`; UserError names the bad lines."""
+        if Path(path).suffix.lower() == ".bin":
+            return cls._of_bin(path)
+        if Path(path).is_dir():
+            return _read_cfp(Path(path))
         rows, folds = read_columns(path, "pair list", (2, 3)), None
         lfw = bool(rows) and all(column.isdecimal() for column in rows[0][1])
         header = rows.pop(0)[1] if lfw else []
@@ -70,6 +78,20 @@ class PairList:
 
         left, right, labels = zip(*parse_pairs(path, rows, parse))
         return cls.from_names(left, right, None if blind else labels, folds)
+
+    @classmethod
+    def _of_bin(cls, path: str | Path) -> "PairList":
+        images, labels = read_bin(path)
+        first = {data: f"{i:06d}.jpg" for i, data in reversed([*enumerate(images)])}
+        names = [first[data] for data in images]  # a picture of several pairs is one file
+        folds = np.arange(len(labels)) * 10 // len(labels)
+        made = cls.from_names(names[::2], names[1::2], labels, folds)
+        made.sources = {name: data for data, name in first.items()}
+        return made
+
+    def find(self, root: str | Path | None) -> Callable[[str], Source | None]:
+        """Return what gives the source of a file by its name; `root` is the test folder."""
+        return self.sources.get if self.sources else find_images(root)
 
     def rows(self) -> Iterator[tuple]:
         """Yield ([label,] left, right) of each pair, as the lines of a list have it."""
@@ -141,6 +163,33 @@ def read_columns(path: str | Path, kind: str, widths: Sequence[int]) -> list[tup
         told = f"{path}: no line has {' or '.join(map(str, widths))} columns"
         raise UserError(f"{told}; separate them by commas, tabs or spaces")
     return rows
+
+
+def _read_cfp(folder: Path) -> PairList:
+    """CFP's protocol: `FP/01/same.txt` to `10/diff.txt` number the pictures of 500 people.
+
+    Each has 10 frontal pictures and 4 in profile; `FF` compares the first, `FP` both kinds.
+    """
+    kinds = {"FF": ("frontal", "frontal"), "FP": ("frontal", "profile")}.get(folder.name.upper())
+    files = [f for f in sorted(folder.glob("*/*.txt")) if f.stem in ("same", "diff")]
+    if not kinds or not files:
+        told = "holds no FF/01/same.txt or the like of CFP's protocol"
+        raise UserError(f"{folder} is a folder, which {told}; a pair list is a file")
+    left, right, labels, folds = [], [], [], []
+    for file in files:
+        for line, row in read_columns(file, "pair list", (2,)):
+            try:
+                numbers = [int(column) - 1 for column in row]
+                if len(numbers) != 2 or min(numbers) < 0:
+                    raise ValueError
+            except ValueError:
+                raise UserError(f"{file}, line {line}: expected two numbers") from None
+            for side, kind, number in zip((left, right), kinds, numbers):
+                person, picture = divmod(number, dict(frontal=10, profile=4)[kind])
+                side.append(f"{person + 1:03d}/{kind}/{picture + 1:02d}.jpg")
+            labels.append(int(file.stem == "same"))
+            folds.append(file.parent.name)
+    return PairList.from_names(left, right, labels, np.unique(folds, return_inverse=True)[1])
 
 
 def _lfw_pair(row: list[str], exists: Callable) -> list[str]:

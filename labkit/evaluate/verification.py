@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
 
 from labkit import metrics
-from labkit.data import PairList, decode_image, find_images
+from labkit.data import PairList
 from labkit.embed import check_embeddings
 from labkit.utils import (
     UserError,
     atomic_path,
     l2_normalize,
-    progress,
     render_page,
     write_bytes,
     write_json,
@@ -36,17 +34,20 @@ def score_pairs(embedder, pairs: PairList, root: str | Path, *, flip: bool = Fal
     `embedder` is an `Embedder` or anything with its `files` method and call, `root` the test
     folder. With `flip`, the embeddings of a picture and of its horizontal flip are averaged.
     """
-    paths = [*map(find_images(root), pairs.files)]
-    if missing := [name for name, path in zip(pairs.files, paths) if not path]:
-        told = f"{len(missing):,} of {len(paths):,} images of the pair list are not in {root}"
+    found = sources(pairs, root)
+    embeddings = embedder.files(found)
+    if flip:
+        embeddings = l2_normalize(embeddings + embedder.files(found, mirror=True))
+    return score_embeddings(embeddings, pairs)
+
+
+def sources(pairs: PairList, root: str | Path | None) -> list:
+    """Return where the image files of a pair list are; UserError counts those not in `root`."""
+    found = [*map(pairs.find(root), pairs.files)]
+    if missing := [name for name, source in zip(pairs.files, found) if source is None]:
+        told = f"{len(missing):,} of {len(found):,} images of the pair list are not in {root}"
         raise UserError(f"{told}, first {missing[0]}")
-    if not flip:
-        return score_embeddings(embedder.files(paths), pairs)
-    sums, size = [], embedder.batch_size
-    for start in progress(range(0, len(paths), size), desc="embedding with flips", unit="batch"):
-        images = [decode_image(path) for path in paths[start : start + size]]
-        sums.append(embedder(images) + embedder([ImageOps.mirror(image) for image in images]))
-    return score_embeddings(l2_normalize(np.concatenate(sums)), pairs)
+    return found
 
 
 def score_embeddings(embeddings: np.ndarray, pairs: PairList) -> np.ndarray:
@@ -225,6 +226,6 @@ def _figures(reports: Sequence, systems: Sequence, root: str | Path | None):
         yield "scores", name, plots.score_histogram(scores, pairs.labels, report.threshold)
         if report.identity_eer:
             yield "identities", name, plots.identity_eer(report)
-        if root is not None:
+        if root is not None or pairs.sources:
             for kind in ("hardest_targets", "hardest_imposters"):
                 yield kind, name, plots.pair_sheet(pairs, scores, getattr(report, kind), root)
