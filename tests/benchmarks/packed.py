@@ -22,14 +22,14 @@ from labkit.data.images import jpeg_bytes
 from labkit.data.records import write_records
 
 INDEX = """
-import resource, sys, time
+import psutil, sys, time
 from labkit.data import FaceFolder
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+memory = psutil.Process().memory_info
+before = memory().rss
 began = time.perf_counter()
 faces = FaceFolder.scan(sys.argv[1])
 took = time.perf_counter() - began
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(len(faces), f"{took:.2f}", f"{grown / 1024:.0f}")
+print(len(faces), f"{took:.3f}", f"{(memory().rss - before) / 2**20:.0f}")
 """
 
 
@@ -70,7 +70,7 @@ def index_costs(folder: Path, sizes: list[int]) -> None:
         out = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
         seconds, mib = float(out[1]), float(out[2])
         each = 1e6 * seconds / size
-        print(f"index of {size:>9,} images: {seconds:.2f} s ({each:.2f} µs each), {mib:.0f} MiB")
+        print(f"index of {size:>9,} images: {seconds:.3f} s ({each:.2f} µs each), {mib:.0f} MiB")
 
 
 def main() -> None:
