@@ -35,7 +35,7 @@ class RecordFile:
     def __getstate__(self) -> dict:
         return {**vars(self), "_file": None}  # an open file cannot go to another process
 
-    def take(self, places: np.ndarray) -> "RecordFile":
+    def take(self, places: np.ndarray | slice) -> "RecordFile":
         """Return the records at these places of the two arrays."""
         return RecordFile(self.path, self.numbers[places], self.positions[places])
 
@@ -145,6 +145,8 @@ def read_records(path: Path, cache=None) -> tuple[RecordFile, list[str], np.ndar
         identities = [names[i].split("/")[0] for i in first]
         if identities != sorted({name.split("/")[0] for name in names}):
             raise UserError(f"{names_file} and the labels in {path} do not agree on who is who")
+    if (labels[1:] >= labels[:-1]).all():  # as in most sets: without copies of long arrays
+        return images, identities, labels, names
     order = np.argsort(labels, kind="stable")
     return images.take(order), identities, labels[order], [names[i] for i in order if names]
 
@@ -167,8 +169,9 @@ def _read_index(path: Path) -> RecordFile:
     if (beyond := values[:, 1].max()) >= size:
         told = f"{index} names position {beyond:,}, but {path} ends at {size:,}"
         raise UserError(f"{told}: it is cut short, or the index is that of another file")
-    numbers, positions = values[np.argsort(values[:, 0], kind="stable")].T.copy()
-    return RecordFile(path, numbers, positions)
+    if (values[1:, 0] < values[:-1, 0]).any():
+        values = values[np.argsort(values[:, 0], kind="stable")]
+    return RecordFile(path, values[:, 0], values[:, 1])
 
 
 def _ranges(every: RecordFile) -> tuple[np.ndarray | None, RecordFile]:
@@ -177,7 +180,7 @@ def _ranges(every: RecordFile) -> tuple[np.ndarray | None, RecordFile]:
         return None, every
     end, last = map(int, about)
     starts = np.searchsorted(every.numbers, [1, end, last])
-    images = every.take(np.arange(starts[0], starts[1]))
+    images = every.take(slice(starts[0], starts[1]))
     ranges = [every.labels(k) for k in range(starts[1], starts[2])]
     begin = np.array([r[0] for r in ranges], np.int64)
     stop = np.array([r[-1] for r in ranges], np.int64)
