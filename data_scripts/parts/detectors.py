@@ -31,7 +31,8 @@ def _opencv() -> Detector:
         model = "haarcascade_frontalface_default.xml"
         cascade = cv2.CascadeClassifier(cv2.data.haarcascades + model)
     except (ImportError, AttributeError):  # OpenCV 5 has no cascades
-        raise _missing("opencv", "'opencv-python-headless<5'") from None
+        told = "the detector opencv is not installed: pip install 'opencv-python-headless<5'"
+        raise UserError(f"{told}, or take another --detector") from None
     cv2.setNumThreads(1)
 
     def find(photo: Image.Image) -> list[Face]:
@@ -59,12 +60,6 @@ def _none() -> Detector:
         return [Face((x - half, y - half, x + half, y + half), 0.0)]
 
     return find
-
-
-def _missing(name: str, package: str) -> UserError:
-    return UserError(
-        f"the detector {name} is not installed: pip install {package}, or take another --detector"
-    )
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
