@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from labkit.data import FaceFolder, centre_crop, decode_image
+from labkit.data.images import Source
 from labkit.utils import UserError, l2_normalize, map_ahead, progress
 
 
@@ -29,11 +30,21 @@ class ReferenceSystem:
         rows = np.array([self.describe(image) for image in images], np.float32)
         return l2_normalize(np.where(rows.any(axis=1, keepdims=True), rows, 1.0))
 
-    def files(self, paths: Sequence[str | Path], *, desc: str = "describing") -> np.ndarray:
-        """Return the same for image files; UserError names the first that cannot be read."""
+    def files(
+        self, files: Sequence[Source], *, mirror: bool = False, desc: str = "describing"
+    ) -> np.ndarray:
+        """Return the same for image files; UserError names the first that cannot be read.
+
+        With `mirror`, the faces are flipped.
+        """
+
+        def read(file: Source) -> Image.Image:
+            image = decode_image(file, min_size=self.min_size)
+            return ImageOps.mirror(image) if mirror else image
+
         with ThreadPoolExecutor(4) as pool:
-            images = map_ahead(pool, lambda p: decode_image(p, min_size=self.min_size), paths, 16)
-            return self(progress(images, total=len(paths), desc=desc, unit="image"))
+            images = map_ahead(pool, read, files, 16)
+            return self(progress(images, total=len(files), desc=desc, unit="image"))
 
 
 def raw_pixels(image: Image.Image, size: int = 32) -> np.ndarray:
