@@ -12,6 +12,7 @@ image that cannot be read is left out and listed; more than 1 % of them stop it.
 import shutil
 import sys
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,9 +80,14 @@ def _pack(folder: FaceFolder, job: Job) -> None:
         deque(images(), maxlen=0)
         return
     write_records(job.out / "train.rec", images())
+    write_tables(job.out, names, size)
+
+
+def write_tables(out: Path, names: Sequence[str], size: Sequence[int]) -> None:
+    """Write what stands beside the records: the images' names, and `property` (height, width)."""
     people = len({name.split("/")[0] for name in names})
-    write_text(job.out / NAMES, "".join(f"{name}\n" for name in names))
-    write_text(job.out / "property", f"{people},{size[0]},{size[1]}")
+    write_text(out / NAMES, "".join(f"{name}\n" for name in names))
+    write_text(out / "property", f"{people},{size[0]},{size[1]}")
 
 
 def _unpack(folder: FaceFolder, job: Job) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -111,6 +112,23 @@ def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     if device.type != "cpu" and len(states) > 1:
         torch.get_device_module(device).set_rng_state(states[1])
+
+
+@contextmanager
+def side_by_side(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Give so many threads, each of which computes alone.
+
+    Faster than many threads in one operation, which wait for each other after each, and no slower
+    than its share of the machine beside others' work.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            count, initializer=torch.set_num_threads, initargs=(1 if count > 1 else threads,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # PyTorch asks in new threads what was set last in any
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -22,6 +22,7 @@ from labkit.devices import (
     memory_format,
     memory_told,
     mixed_precision,
+    side_by_side,
 )
 from labkit.models import InputSpec, normalize
 from labkit.utils import UserError, map_ahead, progress
@@ -36,7 +37,8 @@ class Embedder:
 
     Faces are cropped images; a photo with room around the face goes through `labkit.crop` first.
     precision: fp32, bf16, fp16, or auto, the 16-bit type that the device is fast in, if any.
-    batch_size: images at a time, by default 64, on a processor as many as its caches hold.
+    batch_size: images at a time, by default 64, on a processor as many as its caches hold, where
+    each thread has a batch of its own.
     image_size: in pixels, for weights of another trainer alone, as ours say it themselves.
     """
 
@@ -59,8 +61,9 @@ class Embedder:
         self.input_spec, self.image_size = spec, spec.image_size
         self.embedding_size = embedding_size
         self.device = next(model.parameters()).device
-        in_caches = max(8 * 224**2 // spec.image_size**2, 1) if self.device.type == "cpu" else 64
-        self.batch_size = batch_size or min(in_caches, 64)
+        self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        in_caches = 8 * 224**2 // spec.image_size**2 if self.device.type == "cpu" else 64
+        self.batch_size = batch_size or max(min(in_caches, 64) // self._threads, 1)
         precision = mixed_precision(self.device) if precision == "auto" else precision
         dtypes = {"fp32": None, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
         if precision not in dtypes:
@@ -111,19 +114,25 @@ class Embedder:
             return self._embed(filter(None, images), bar.update)
 
     def _embed(self, images: Iterator[tuple], done=lambda count: None) -> np.ndarray:
-        """The embeddings of (name, pixels), in batches."""
+        """The embeddings of (name, pixels), in batches: on a CPU several at once."""
         parts = [np.zeros((0, self.embedding_size), np.float32)]
-        half = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
-        while batch := list(islice(images, self.batch_size)):
-            names, pixels = zip(*batch)
-            stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-            with torch.inference_mode(), half, memory_told(self.device):
-                inputs = stacked.to(self.device)
-                rows = F.normalize(self.model(normalize(inputs, self.input_spec)).float())
-            parts.append(rows.cpu().numpy())
-            check_embeddings(parts[-1], names)
-            done(len(batch))
+        batches = iter(lambda: list(islice(images, self.batch_size)), [])
+        with side_by_side(self._threads) as pool:
+            for rows in map_ahead(pool, self._rows, batches, 2 * self._threads):
+                parts.append(rows)
+                done(len(rows))
         return np.concatenate(parts)
+
+    def _rows(self, batch: list[tuple]) -> np.ndarray:
+        names, pixels = zip(*batch)
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        half = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        with torch.inference_mode(), half, memory_told(self.device):
+            inputs = stacked.to(self.device)
+            rows = F.normalize(self.model(normalize(inputs, self.input_spec)).float())
+        rows = rows.cpu().numpy()
+        check_embeddings(rows, names)
+        return rows
 
     def _crop(self, image: Image.Image | np.ndarray) -> np.ndarray:
         array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)

@@ -91,10 +91,12 @@ class Archive:
 
     An image belongs to the folder that it lies in, whatever that lies in: `train/n000002/1.jpg`
     to `n000002`. `problem` is set when the archive could not be read to its end.
+
+    beside: endings of other files to yield, with their whole paths, and images outside of folders.
     """
 
-    def __init__(self, path: Path, level: int | None = None):
-        self.path, self.level, self.problem = path, level, ""
+    def __init__(self, path: Path, level: int | None = None, beside: tuple[str, ...] = ()):
+        self.path, self.level, self.beside, self.problem = path, level, beside, ""
         self._file = None
 
     def other_kinds(self) -> set[str]:
@@ -144,15 +146,17 @@ class Archive:
             return Raw(log_name, problem=f"unsafe name: {error}")
         if any(map(is_litter, parts)):
             return None
-        if not parts[-1].lower().endswith(RAW_EXTENSIONS):
+        if not parts[-1].lower().endswith((*RAW_EXTENSIONS, *self.beside)):
             return Raw(log_name, problem="not an image")
         if not member.isreg():
             return Raw(log_name, problem="a link or special file")
-        if len(parts) < 2:
+        if len(parts) < 2 and not self.beside:
             return Raw(log_name, problem="not in a folder of an identity")
         if member.size > MAX_BYTES:
             return Raw(log_name, problem=f"too large: {member.size / 1e6:,.0f} MB")
-        return Raw(log_name, parts) if self.level else Raw(log_name, parts[-2:], above=parts[:-2])
+        if self.level or self.beside:
+            return Raw(log_name, parts)
+        return Raw(log_name, parts[-2:], above=parts[:-2])
 
 
 class _Damaged(Exception):

@@ -20,24 +20,35 @@ def read_bin(path: str | Path) -> tuple[list[bytes], np.ndarray]:
     anything but plain NumPy arrays of numbers; nothing in the file runs.
     """
     try:
-        content = _Reader(io.BytesIO(read_file(path)), path).load()
+        content = load_plain(read_file(path), path)
         images, same = (getattr(part, "values", part) for part in content)
         images = [getattr(image, "values", image) for image in images]
         images = [image.tobytes() if isinstance(image, np.ndarray) else image for image in images]
         labels = np.array([bool(value) for value in same], np.int8)
         if not all(isinstance(image, (bytes, bytearray)) for image in images):
             raise ValueError("images that are no bytes")
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from None
-    except Exception as error:  # there is no end to what a damaged pickle raises
-        kind = type(error).__name__
-        raise UserError(f"{path} is no verification set, or damaged ({kind})") from None
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is no verification set, or damaged") from None
     if not len(labels) or len(images) != 2 * len(labels):
         told = f"{path} holds {len(images):,} images and {len(labels):,} labels"
         raise UserError(f"{told}: expected two images for each label")
     return images, labels
+
+
+def load_plain(data: bytes, path: str | Path) -> object:
+    """Return what a pickle holds: bytes, lists, numbers, and arrays as objects with `values`.
+
+    Raises UserError, which calls it `path`, for one that would import or call, and ValueError for
+    a damaged one.
+    """
+    try:
+        return _Reader(io.BytesIO(data), path).load()
+    except UserError:
+        raise
+    except Exception as error:  # there is no end to what a damaged pickle raises
+        raise ValueError(f"a damaged pickle ({type(error).__name__})") from None
 
 
 class _Reader(pickle.Unpickler):
@@ -52,7 +63,7 @@ class _Reader(pickle.Unpickler):
         if (module, name) in _PLAIN:
             return _PLAIN[module, name]
         told = f"{self._path} would call {module}.{name} when it is read"
-        raise UserError(f"{told}: refused, a verification set needs bytes and numbers alone")
+        raise UserError(f"{told}: refused, a face set needs bytes and numbers alone")
 
     def persistent_load(self, pid):
         raise UserError(f"{self._path} points to objects outside of it: refused")

@@ -3,7 +3,6 @@
 import io
 import shutil
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import yaml
 from PIL import Image
 
 from labkit.data import FaceFolder, make_pairs
-from labkit.devices import memory_told
+from labkit.devices import memory_told, side_by_side
 from labkit.synth.head import HEAD_VERSION, load_head
 from labkit.synth.people import KStars, World
 from labkit.synth.render import RENDER_VERSION, draw, find_landmarks
@@ -203,11 +202,10 @@ def _render_people(out, people, persons, images, size, device, *, total) -> None
     Each worker draws, renders and encodes some photographs of one person, with one thread of its
     own: on a shared machine that is much faster than threads that wait for each other.
     """
-    threads = torch.get_num_threads()
-    workers = threads if str(device) == "cpu" else _DEVICE_WORKERS
+    workers = torch.get_num_threads() if str(device) == "cpu" else _DEVICE_WORKERS
     with (
         memory_told(device, "render with --device cpu"),
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        side_by_side(workers) as pool,
         progress(total=total, desc="rendering faces", unit="photo") as bar,
     ):
         bar.update(total - len(persons) * images)
@@ -230,7 +228,6 @@ def _render_people(out, people, persons, images, size, device, *, total) -> None
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
 
 
 def _slices(images: int) -> list[range]:
