@@ -14,16 +14,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from labkit import devices
 from labkit.checkpoint import load_weights
 from labkit.data.images import Source, centre_crop, decode_pixels
-from labkit.devices import (
-    best_device,
-    keep_freed_memory,
-    memory_format,
-    memory_told,
-    mixed_precision,
-    side_by_side,
-)
 from labkit.models import InputSpec, normalize
 from labkit.utils import UserError, map_ahead, progress
 
@@ -45,7 +38,7 @@ class Embedder:
     weights_path, weights_sha256, quiet = Path("memory"), "", False
 
     def __init__(self, weights, *, device=None, batch_size=None, precision="fp32", image_size=224):
-        model, info = load_weights(weights, best_device(device and str(device)), image_size)
+        model, info = load_weights(weights, devices.best_device(device and str(device)), image_size)
         self._set(model, info.input, info.embedding_size, precision, batch_size)
         self.weights_path, self.weights_sha256 = info.path, info.sha256
 
@@ -64,7 +57,7 @@ class Embedder:
         self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         in_caches = 8 * 224**2 // spec.image_size**2 if self.device.type == "cpu" else 64
         self.batch_size = batch_size or max(min(in_caches, 64) // self._threads, 1)
-        precision = mixed_precision(self.device) if precision == "auto" else precision
+        precision = devices.mixed_precision(self.device) if precision == "auto" else precision
         dtypes = {"fp32": None, "no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
         if precision not in dtypes:
             raise UserError(f"there is no precision '{precision}': use fp32, bf16, fp16 or auto")
@@ -74,7 +67,7 @@ class Embedder:
             for layer in model.modules():
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):
                     layer.to(self.dtype)
-        self.model = model.to(memory_format=memory_format(self.device))
+        self.model = model.to(memory_format=devices.memory_format(self.device))
 
     def __call__(self, images) -> np.ndarray:
         """Return embeddings, float32 (n, embedding_size), each row of length 1.
@@ -108,7 +101,7 @@ class Embedder:
                 skipped.append(i)
 
         bar = progress(total=len(files), desc="embedding", unit="image", quiet=self.quiet)
-        keep_freed_memory(self.device)
+        devices.keep_freed_memory(self.device)
         with ThreadPoolExecutor(min(8, cpu_count())) as threads, bar:
             images = map_ahead(threads, read, range(len(files)), 4 * self.batch_size)
             return self._embed(filter(None, images), bar.update)
@@ -117,7 +110,7 @@ class Embedder:
         """The embeddings of (name, pixels), in batches: on a CPU several at once."""
         parts = [np.zeros((0, self.embedding_size), np.float32)]
         batches = iter(lambda: list(islice(images, self.batch_size)), [])
-        with side_by_side(self._threads) as pool:
+        with devices.side_by_side(self._threads) as pool:
             for rows in map_ahead(pool, self._rows, batches, 2 * self._threads):
                 parts.append(rows)
                 done(len(rows))
@@ -127,7 +120,7 @@ class Embedder:
         names, pixels = zip(*batch)
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         half = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
-        with torch.inference_mode(), half, memory_told(self.device):
+        with torch.inference_mode(), half, devices.memory_told(self.device):
             inputs = stacked.to(self.device)
             rows = F.normalize(self.model(normalize(inputs, self.input_spec)).float())
         rows = rows.cpu().numpy()

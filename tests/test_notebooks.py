@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -101,10 +103,10 @@ def test_a_second_run_goes_on_from_what_is_there(lab, capsys, monkeypatch):
 
 def test_the_students_version_runs_to_its_end_and_no_exercise_is_solved(lab, tmp_path):
     release.run(release.arguments().parse_args([str(tmp_path / "student")]))
-    told = ""
-    for name in NOTEBOOKS:
-        settings = dict(preset="smoke", run_dir=str(lab[0]))
-        told += execute(name, tmp_path, tmp_path / "student", **settings)
+    settings = dict(preset="smoke", run_dir=str(lab[0]))
+    with ThreadPoolExecutor(2) as pool:  # what is trained and scored already has no order
+        run = partial(execute, out=tmp_path, source=tmp_path / "student", **settings)
+        told = "".join(pool.map(run, NOTEBOOKS))
     assert told.count("not solved yet") == len(EXERCISES) and "✓" not in told and "✗" not in told
 
 
@@ -163,10 +165,10 @@ def texts(file, kind):
 
 def test_a_run_is_known_by_hand_from_another_folder_and_after_a_move(lab, tmp_path):
     shutil.copytree(lab[0], tmp_path / "moved")
-    for name in ("01_pretrain", "02_finetune"):
-        assert "2 epochs are trained, nothing to do" in execute(
-            name, tmp_path, preset="smoke", run_dir="moved"
-        )
+    with ThreadPoolExecutor(2) as pool:
+        run = partial(execute, out=tmp_path, preset="smoke", run_dir="moved")
+        for told in pool.map(run, ("01_pretrain", "02_finetune")):
+            assert "2 epochs are trained, nothing to do" in told
 
 
 @pytest.mark.parametrize("own", [None, "5"])
