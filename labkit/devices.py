@@ -118,8 +118,7 @@ def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
 def side_by_side(count: int) -> Iterator[ThreadPoolExecutor]:
     """Give so many threads, each of which computes alone.
 
-    Faster than many threads in one operation, which wait for each other after each, and no slower
-    than its share of the machine beside others' work.
+    Many threads in one operation wait for each other after each, and longer beside others' work.
     """
     threads = torch.get_num_threads()
     try:

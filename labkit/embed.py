@@ -30,8 +30,7 @@ class Embedder:
 
     Faces are cropped images; a photo with room around the face goes through `labkit.crop` first.
     precision: fp32, bf16, fp16, or auto, the 16-bit type that the device is fast in, if any.
-    batch_size: images at a time, by default 64, on a processor as many as its caches hold, where
-    each thread has a batch of its own.
+    batch_size: images at a time, by default 64, on a processor as its caches hold for each thread.
     image_size: in pixels, for weights of another trainer alone, as ours say it themselves.
     """
 

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 import os
 import re
 import signal
@@ -91,14 +92,21 @@ def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
     how = dict(kernel_name="python3", kernel_manager_class=_Kernel, cwd=source.parent)
     how |= dict(extra_arguments=["--log-level=ERROR"], progress_bar=False, stdout_file=sys.stdout)
     # In a thread, so that signals come here; the kernel gets them, saves and ends its cell.
+    idle = 0  # seconds in which an interrupted kernel has computed nothing
     with ThreadPoolExecutor(1) as thread, StopSignals() as stop:
         work = thread.submit(papermill.execute_notebook, source, executed, parameters, **how)
         while not wait([work], timeout=0.2).done:
             if stop:
+                computed = []
                 for child in psutil.Process().children():
-                    with suppress(ProcessLookupError):  # the kernel alone leads a process group
-                        os.killpg(child.pid, signal.SIGINT)
-                wait([work], timeout=3)
+                    # The kernel alone leads a group. An interrupt can make it lose its answer.
+                    with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                        os.killpg(child.pid, signal.SIGINT if idle < 9 else signal.SIGKILL)
+                        logging.getLogger("papermill").disabled = idle >= 9  # of the dead kernel
+                        before = sum(child.cpu_times()[:2])
+                        wait([work], timeout=3)
+                        computed.append(sum(child.cpu_times()[:2]) - before)
+                idle = 0 if max(computed, default=0) > 0.1 else idle + 3
     if stop:
         raise Stopped(f"stopped by {stop.name} in {source.stem}: the same command goes on")
     try:

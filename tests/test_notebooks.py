@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 import pytest
 import skimage.data
 from nbgrader.api import Gradebook
@@ -220,6 +221,18 @@ def test_an_unknown_layout_is_told_before_any_is_computed(lab, tmp_path):
         execute("05_facemap", tmp_path, preset="smoke", run_dir=str(lab[0]), method="umpa")
     assert caught.value.evalue == "unknown layout 'umpa'; use one of umap, tsne, pca"
     assert "compiles itself" not in texts(tmp_path / "05_facemap.ipynb", "text")
+
+
+def test_a_kernel_that_does_not_answer_does_not_keep_a_stopped_run(data_directory, tmp_path):
+    command = f"run --preset smoke --data {data_directory} --out {tmp_path / 'run'}".split()
+    run = psutil.Popen([sys.executable, "-m", "labkit", *command], stdout=-1, stderr=-1, text=True)
+    next(line for line in run.stdout if "total" in line)
+    for child in run.children():
+        child.suspend()
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 75
+    assert errors.startswith("labkit: stopped by SIGTERM") and errors.count("\n") == 1
 
 
 def test_a_signal_to_the_whole_run_saves_and_ends_with_one_line(data_directory, tmp_path):
