@@ -22,7 +22,6 @@ out and listed; more than 1 % of that is an error. Run the same command again to
 LMDB and parquet need: pip install 'kstar-facelab[formats]'
 """
 
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -34,25 +33,28 @@ from labkit.crop import crop_face
 from labkit.data.images import decode_image, decode_pixels, jpeg_bytes, read_source
 from labkit.data.records import write_records
 from labkit.utils import UserError, map_ahead, write_bytes
-from pack import TABLES, write_tables
+from pack import copy_tables, write_tables
 from parts.formats import Found, read_boxes, recognize
 from parts.job import Job, check_apart, main, parser
-from parts.names import plain
+from parts.names import claim, plain
 
 LOOSE = 1.3  # VGGFace2's loose boxes are that much larger than the face (its README)
 MAX_UNREADABLE = 0.01
 
 
 class Folder:
-    """The images as files; `name` is that of a file without its ending."""
+    """The images as files; a place is IDENTITY/NAME without the ending."""
 
     def __init__(self, out: Path):
         self.out = out
 
-    def find(self, identity: str, name: str) -> str | None:
-        """Return what an image is called that is there already."""
-        names = (f"{identity}/{name}{ending}" for ending in (".jpg", ".png"))
-        return next((file for file in names if (self.out / file).exists()), None)
+    def has(self, file: str) -> bool:
+        """Return whether an image is there already."""
+        return (self.out / file).exists()
+
+    def find(self, place: str) -> str | None:
+        """Return the name with its ending of an image that is there, else None."""
+        return next((f for f in (f"{place}.jpg", f"{place}.png") if self.has(f)), None)
 
     def add(self, file: str, data: bytes) -> None:
         """Keep an image."""
@@ -62,14 +64,15 @@ class Folder:
         """Write what is still missing."""
 
 
-class Spool:
+class Spool(Folder):
     """The images in one file in the order in which they come, until they can be sorted.
 
     A kill loses the image that is being written; what stands in the index is whole.
     """
 
     def __init__(self, out: Path):
-        self.out, self.folder = out, out / ".import_set"
+        super().__init__(out)
+        self.folder = out / ".import_set"
         self.index, self.names, end = self.folder / "index.tsv", {}, 0
         self.folder.mkdir(parents=True, exist_ok=True)
         self._data = open(self.folder / "images", "a+b")
@@ -84,10 +87,9 @@ class Spool:
         self._lines = open(self.index, "a", encoding="utf-8")
         self._end = end
 
-    def find(self, identity: str, name: str) -> str | None:
-        """Return what an image is called that is there already."""
-        names = (f"{identity}/{name}{ending}" for ending in (".jpg", ".png"))
-        return next((file for file in names if file in self.names), None)
+    def has(self, file: str) -> bool:
+        """Return whether an image is there already."""
+        return file in self.names
 
     def add(self, file: str, data: bytes) -> None:
         """Keep an image."""
@@ -122,7 +124,7 @@ class Choice:
 
     def __init__(self, identities: int | None, images: int | None, store, job: Job):
         self.identities, self.images, self.store, self.job = identities, images, store, job
-        self.taken, self.complete = Counter(), 0
+        self.taken, self.complete, self.places = Counter(), 0, set()
 
     def __call__(self, identity: str, name: str) -> bool:
         """Return whether to read an image, and count it."""
@@ -134,11 +136,14 @@ class Choice:
         self.taken[identity] += 1
         self.complete += self.taken[identity] == self.images
         try:
-            place = plain(identity), plain(name)
+            place = claim(self.places, f"{plain(identity)}/{plain(name)}")
         except ValueError as error:
             self.job.leave_out(f"{identity}/{name}", f"name: {error}")
             return False
-        there = self.store.find(*place)
+        if place is None:
+            self.job.leave_out(f"{identity}/{name}", "another image has the same name")
+            return False
+        there = self.store.find(place)
         self.job.earlier += bool(there)
         return not there
 
@@ -174,6 +179,7 @@ def run(args) -> dict:
         raise UserError(f"{args.source} holds pairs, which are not packed: leave --pack away")
     boxes = read_boxes(args.source.parent) if kind == "tar" else {}
     settings = {"identities": args.identities, "images": args.images, "pack": args.pack}
+    settings |= {"source": str(args.source), "size": args.size if boxes else None}
     with Job("import_set", args.out, settings, dry_run=args.dry_run, log=args.log) as job:
         if (args.out / "train.rec").exists():
             raise UserError(f"{args.out} holds a packed set already: choose another folder")
@@ -194,6 +200,8 @@ def run(args) -> dict:
                 ending = ".png" if data.startswith(b"\x89PNG") else ".jpg"
                 file = f"{plain(found.identity)}/{plain(found.name)}{ending}"
                 job.count("images")
+                if boxes and f"{found.identity}/{found.name}" not in boxes:
+                    job.count("of these whole, without a box")
                 if not job.dry_run:
                     store.add(file, data)
         count = sum(choice.taken.values())
@@ -211,15 +219,12 @@ def finish(args, store, choice: Choice, kind: str) -> None:
     """Write what stands beside the images: tables of the people, or the pairs of a .bin."""
     store.finish()
     folder = args.source if args.source.is_dir() else args.source.parent
-    for table in TABLES:
-        for place in (folder / table, folder / "meta" / table):
-            if place.is_file():
-                shutil.copyfile(place, args.out / table)
+    copy_tables((folder, folder / "meta"), args.out)
     if kind == "verification set":
         rows = []
         for first in (name for name in choice.taken if not name.endswith("b")):
             second = f"{first[:-1]}b" if first.endswith("a") else first
-            files = store.find(first, "1"), store.find(second, "2")
+            files = store.find(f"{first}/1"), store.find(f"{second}/2")
             rows.append(f"{int(first == second)},{files[0]},{files[1]}\n" if all(files) else "")
         write_bytes(args.out / "pairs.csv", "".join(rows).encode())
 

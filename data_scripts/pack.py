@@ -43,10 +43,8 @@ def run(args) -> dict:
     folder = FaceFolder.scan(args.source)
     with Job("pack", args.out, dry_run=args.dry_run, log=args.log) as job:
         (_unpack if args.unpack else _pack)(folder, job)
-        for table in TABLES:
-            for place in (folder.root.parent / table, folder.root / table):
-                if place.is_file() and not job.dry_run:
-                    shutil.copyfile(place, job.out / table)
+        if not job.dry_run:
+            copy_tables((folder.root.parent, folder.root), job.out)
         return job.summary()
 
 
@@ -81,6 +79,13 @@ def _pack(folder: FaceFolder, job: Job) -> None:
         return
     write_records(job.out / "train.rec", images())
     write_tables(job.out, names, size)
+
+
+def copy_tables(folders: Sequence[Path], out: Path) -> None:
+    """Copy the tables of the people that lie in some folders; the last one's stay."""
+    for table in (folder / name for folder in folders for name in TABLES):
+        if table.is_file():
+            shutil.copyfile(table, out / table.name)
 
 
 def write_tables(out: Path, names: Sequence[str], size: Sequence[int]) -> None:

@@ -116,15 +116,14 @@ def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
 
 @contextmanager
 def side_by_side(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give so many threads, each of which computes alone.
+    """Give `count` threads that work apart, which share the threads of PyTorch's operations.
 
-    Many threads in one operation wait for each other after each, and longer beside others' work.
+    Threads that divide an operation wait for each other after it, and long beside others' work.
     """
     threads = torch.get_num_threads()
+    each = (max(threads // count, 1),)
     try:
-        with ThreadPoolExecutor(
-            count, initializer=torch.set_num_threads, initargs=(1 if count > 1 else threads,)
-        ) as pool:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=each) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)  # PyTorch asks in new threads what was set last in any

@@ -30,7 +30,7 @@ class Embedder:
 
     Faces are cropped images; a photo with room around the face goes through `labkit.crop` first.
     precision: fp32, bf16, fp16, or auto, the 16-bit type that the device is fast in, if any.
-    batch_size: images at a time, by default 64, on a processor as its caches hold for each thread.
+    batch_size: images at a time, by default 64, on a processor as many as a core's cache holds.
     image_size: in pixels, for weights of another trainer alone, as ours say it themselves.
     """
 
@@ -53,7 +53,7 @@ class Embedder:
         self.input_spec, self.image_size = spec, spec.image_size
         self.embedding_size = embedding_size
         self.device = next(model.parameters()).device
-        self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        self._threads = min(torch.get_num_threads(), 8) if self.device.type == "cpu" else 1  # GIL
         in_caches = 8 * 224**2 // spec.image_size**2 if self.device.type == "cpu" else 64
         self.batch_size = batch_size or max(min(in_caches, 64) // self._threads, 1)
         precision = devices.mixed_precision(self.device) if precision == "auto" else precision

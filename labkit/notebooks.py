@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -92,21 +92,13 @@ def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
     how = dict(kernel_name="python3", kernel_manager_class=_Kernel, cwd=source.parent)
     how |= dict(extra_arguments=["--log-level=ERROR"], progress_bar=False, stdout_file=sys.stdout)
     # In a thread, so that signals come here; the kernel gets them, saves and ends its cell.
-    idle = 0  # seconds in which an interrupted kernel has computed nothing
+    idle = 0  # seconds in which an interrupted kernel, which can lose its answer, did nothing
     with ThreadPoolExecutor(1) as thread, StopSignals() as stop:
         work = thread.submit(papermill.execute_notebook, source, executed, parameters, **how)
         while not wait([work], timeout=0.2).done:
             if stop:
-                computed = []
-                for child in psutil.Process().children():
-                    # The kernel alone leads a group. An interrupt can make it lose its answer.
-                    with suppress(ProcessLookupError, psutil.NoSuchProcess):
-                        os.killpg(child.pid, signal.SIGINT if idle < 9 else signal.SIGKILL)
-                        logging.getLogger("papermill").disabled = idle >= 9  # of the dead kernel
-                        before = sum(child.cpu_times()[:2])
-                        wait([work], timeout=3)
-                        computed.append(sum(child.cpu_times()[:2]) - before)
-                idle = 0 if max(computed, default=0) > 0.1 else idle + 3
+                number = signal.SIGINT if idle < 9 else signal.SIGKILL
+                idle = 0 if _computes_after(number, work) else idle + 3
     if stop:
         raise Stopped(f"stopped by {stop.name} in {source.stem}: the same command goes on")
     try:
@@ -124,6 +116,18 @@ def _execute(source: Path, executed: Path, parameters: dict, key: str) -> float:
     notebook.metadata["facelab"] = key
     write_text(executed, nbformat.writes(notebook))
     return notebook.metadata["papermill"]["duration"]
+
+
+def _computes_after(number: int, work: Future) -> bool:
+    """Send the kernel a signal; return whether it computes while `work` has 3 seconds to end."""
+    logging.getLogger("papermill").disabled = number == signal.SIGKILL  # it would tell of that
+    for child in psutil.Process().children():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            os.killpg(child.pid, number)  # the kernel alone leads a process group
+            before = sum(child.cpu_times()[:2])
+            wait([work], timeout=3)
+            return sum(child.cpu_times()[:2]) - before > 0.1
+    return False
 
 
 def _with_mathml(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

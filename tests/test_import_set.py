@@ -206,6 +206,16 @@ def test_images_of_other_kinds_become_jpeg_and_png_stays(tmp_path, photos):
     assert (out / "webp.jpg").read_bytes().startswith(b"\xff\xd8")
 
 
+def test_images_of_one_name_are_told_and_another_source_is_refused(tmp_path, photos):
+    files = {f"{part}/7/1.jpg": photos[k][1] for k, part in enumerate(("train", "val"))}
+    write_zip(tmp_path / "set.zip", files | {"train/7/2.jpg": photos[2][1]})
+    told = bring(tmp_path / "set.zip", tmp_path / "out")
+    assert told["left_out"] == {"another image has the same name": 1}
+    assert (tmp_path / "out" / "000007" / "1.jpg").read_bytes() == photos[0][1]
+    with pytest.raises(UserError, match="source was"):
+        bring(make("zips", tmp_path / "other", photos), tmp_path / "out")
+
+
 def test_a_few_unreadable_images_are_left_out_and_many_are_an_error(tmp_path, photos):
     many = photos * 20
     bad = [(0, b"no picture"), *many[1:]]

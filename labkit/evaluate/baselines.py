@@ -33,10 +33,7 @@ class ReferenceSystem:
     def files(
         self, files: Sequence[Source], *, mirror: bool = False, desc: str = "describing"
     ) -> np.ndarray:
-        """Return the same for image files; UserError names the first that cannot be read.
-
-        With `mirror`, the faces are flipped.
-        """
+        """Return the same for image files, flipped with `mirror`; UserError names an unreadable."""
 
         def read(file: Source) -> Image.Image:
             image = decode_image(file, min_size=self.min_size)
